@@ -1,0 +1,489 @@
+"""The local engine: any transformers causal LM on one device (CPU, CUDA or MPS), with torch's AdamW.
+
+It stands behind the interfaces of `minivapo.vapo` as DeepSpeed and vLLM do in `scaled`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers.cache_utils import Cache, DynamicLayer
+
+from minivapo.data import NonFiniteError, Rollout, Sample, UserError, derive_seed, pad_id
+from minivapo.measure import Metrics
+from minivapo.vapo import Config, LossFn, Outputs, Progress, World
+
+# ---------------------------------------------------------------------------------------------------------
+# Loading
+# ---------------------------------------------------------------------------------------------------------
+
+
+def load_tokenizer(model: str | Path) -> Any:
+    """The tokenizer of a transformers folder or hub name.
+
+    Raises:
+        UserError: it cannot be loaded, or has no EOS.
+    """
+    with explain_loading(model, "tokenizer"):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"the tokenizer of {model} has no EOS token; set eos_token in its tokenizer_config.json.")
+    return tokenizer
+
+
+def load_actor(model: str | Path, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """A causal LM from a transformers folder or hub name, without dropout.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    with explain_loading(model, "model"):
+        return transformers.AutoModelForCausalLM.from_pretrained(model, dtype=dtype, **no_dropout(model))
+
+
+def load_critic(model: str | Path, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """A token-classification model with one output from any checkpoint: policy, reward model or critic.
+
+    Choice: a head that the checkpoint lacks starts at zero, so that V = 0 everywhere at first. What was
+    newly initialised is logged as a warning.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    with explain_loading(model, "critic"), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        critic, info = transformers.AutoModelForTokenClassification.from_pretrained(
+            model,
+            num_labels=1,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **no_dropout(model),
+        )
+    fresh = sorted(
+        {*info["missing_keys"], *(str(k[0] if isinstance(k, tuple) else k) for k in info["mismatched_keys"])}
+    )
+    if fresh:
+        logging.getLogger(__name__).warning("critic from %s: initialised anew: %s", model, ", ".join(fresh))
+    modules = dict(critic.named_modules())
+    for name in {key.rpartition(".")[0] for key in fresh}:
+        module = modules.get(name)
+        if isinstance(module, nn.Linear) and module.out_features == 1:
+            nn.init.zeros_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return critic
+
+
+def no_dropout(model: str | Path) -> dict[str, Any]:
+    """Config overrides that switch dropout off: two passes over the same tokens must agree."""
+    config = transformers.AutoConfig.from_pretrained(model).to_dict()
+    names = [k for k, v in config.items() if "dropout" in k and isinstance(v, float)]
+    return dict.fromkeys(names, 0.0) | ({"classifier_dropout": 0.0} if "classifier_dropout" in config else {})
+
+
+@contextlib.contextmanager
+def explain_loading(model: str | Path, what: str) -> Iterator[None]:
+    """Turns the many ways in which a checkpoint fails to load into one message."""
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        local = Path(model).exists()
+        hint = "it is not a complete transformers folder" if local else "no such folder, and no such model in reach"
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"cannot load the {what} from '{model}': {hint} ({type(error).__name__}: {reason}). "
+            "Give a folder with config.json, model.safetensors and tokenizer files, or a hub name and a network."
+        ) from error
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+
+
+def stop_ids(model: nn.Module, tokenizer: Any) -> list[int]:
+    """Every token id that ends a response: the tokenizer's EOS and those of the generation config."""
+    extra = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    extra = [] if extra is None else [extra] if isinstance(extra, int) else list(extra)
+    return sorted({tokenizer.eos_token_id, *extra})
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Learner
+# ---------------------------------------------------------------------------------------------------------
+
+
+class LocalLearner:
+    """A network on one device with AdamW: forward passes and optimizer steps in micro-batches.
+
+    Args:
+        model: a causal LM (kind "actor") or a token classifier with one output (kind "critic").
+        kind: which outputs it gives, see `minivapo.vapo.Learner`.
+        config: micro_batch, weight_decay, max_grad_norm are read.
+        device: where the model lives; rollouts stay on the CPU and rows are moved as needed.
+        autocast: compute in bfloat16 with fp32 weights.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        kind: Literal["actor", "critic"],
+        config: Config,
+        device: str = "cpu",
+        autocast: bool = False,
+    ) -> None:
+        self.model, self.kind, self.config, self.device = model.to(device), kind, config, device
+        self.autocast = autocast
+        self.version = 0
+        self.model.eval()
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=0.0, weight_decay=config.weight_decay, foreach=True
+        )
+
+    def micro_batches(self, rollout: Rollout) -> list[list[int]]:
+        """Rows sorted by length and cut into micro-batches: little padding, and any order is the same sum."""
+        order = torch.argsort(rollout.totals, stable=True).tolist()
+        return [order[i : i + self.config.micro_batch] for i in range(0, len(order), self.config.micro_batch)]
+
+    def outputs(self, rows: Rollout, entropy: bool) -> Outputs:
+        """Forward pass over one micro-batch; tensors [rows, time] on the device."""
+        tokens = rows.tokens.to(self.device)
+        attention = (torch.arange(tokens.shape[1]) < rows.totals[:, None]).to(self.device)
+        context = torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.autocast)
+        with context:
+            logits = self.model(input_ids=tokens, attention_mask=attention, use_cache=False).logits
+        if self.kind == "critic":
+            scores = logits[..., 0].float() if self.autocast else logits[..., 0]
+            return {"values": shift(scores), "scores": scores}
+        logits = logits[:, :-1].float() if self.autocast else logits[:, :-1]
+        logprobs = torch.log_softmax(logits, -1)
+        out = {"logprobs": unshift(logprobs.gather(-1, tokens[:, 1:, None])[..., 0])}
+        if entropy:
+            out["entropy"] = unshift(-(logprobs.exp() * logprobs).sum(-1))
+        return out
+
+    @torch.no_grad()
+    def forward(self, rollout: Rollout) -> Outputs:
+        """See `minivapo.vapo.Learner.forward`."""
+        result: Outputs = {}
+        for index in self.micro_batches(rollout):
+            rows = rollout.rows(index)
+            for name, x in self.outputs(rows, entropy=True).items():
+                whole = result.setdefault(name, torch.zeros(rollout.tokens.shape, dtype=x.dtype))
+                whole[index, : x.shape[1]] = x.cpu()
+        return result
+
+    def step(self, rollout: Rollout, loss_fn: LossFn, lr: float) -> tuple[Metrics, Metrics]:
+        """See `minivapo.vapo.Learner.step`."""
+        sums: dict[str, Tensor] = {}
+        maxima: dict[str, Tensor] = {}
+        self.optimizer.zero_grad(set_to_none=True)
+        for index in self.micro_batches(rollout):
+            rows = rollout.rows(index)
+            outputs = {k: x.cpu() if x.device.type != "cpu" else x for k, x in self.outputs(rows, False).items()}
+            loss, part_sums, part_maxima = loss_fn(outputs, rows)
+            loss.backward()
+            for name, x in part_sums.items():
+                sums[name] = sums.get(name, torch.zeros(())) + x
+            for name, x in part_maxima.items():
+                maxima[name] = torch.maximum(maxima[name], x) if name in maxima else x
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+        numbers = {name: float(x) for name, x in sums.items()}
+        peaks = {**{name: float(x) for name, x in maxima.items()}, "grad_norm": float(norm)}
+        check_finite(self.kind, numbers.get("loss", 0.0), peaks["grad_norm"])
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.version += 1
+        return numbers, peaks
+
+    def save(self, folder: Path) -> None:
+        """Writes a transformers folder (safetensors) and, beside the weights, `optimizer.safetensors`."""
+        self.model.save_pretrained(folder)
+        tensors = {}
+        for name, parameter in self.model.named_parameters():
+            for key, x in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"{name}|{key}"] = x.contiguous()
+        save_file(tensors, folder / "optimizer.safetensors")
+        (folder / "learner.json").write_text(json.dumps({"version": self.version}))
+
+    def load(self, folder: Path) -> None:
+        """Takes back what `save` wrote; bit for bit the same learner."""
+        load = load_actor if self.kind == "actor" else load_critic
+        dtype = next(self.model.parameters()).dtype
+        self.model.load_state_dict(load(folder, dtype=dtype).state_dict())
+        self.optimizer.state.clear()
+        tensors = load_file(folder / "optimizer.safetensors")
+        parameters = dict(self.model.named_parameters())
+        for key, x in tensors.items():
+            name, _, part = key.rpartition("|")
+            x = x if part == "step" else x.to(self.device)  # AdamW keeps its step count on the CPU
+            self.optimizer.state[parameters[name]][part] = x
+        self.version = json.loads((folder / "learner.json").read_text())["version"]
+
+
+def shift(scores: Tensor) -> Tensor:
+    """Moves outputs after token t to column t + 1: V(s_t) is what the critic says after token t − 1."""
+    return torch.cat([torch.zeros_like(scores[:, :1]), scores[:, :-1]], 1)
+
+
+def unshift(predictions: Tensor) -> Tensor:
+    """Puts predictions for tokens 1 … T − 1 in their columns; column 0 has no prediction and gets 0."""
+    return nn.functional.pad(predictions, (1, 0))
+
+
+def check_finite(name: str, loss: float, grad_norm: float) -> None:
+    """Refuses a step whose loss or gradient is NaN or infinite.
+
+    Raises:
+        NonFiniteError: with the offending numbers.
+    """
+    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        raise NonFiniteError(
+            f"{name}: loss {loss}, gradient norm {grad_norm}; the step was refused. Lower {name}_lr, or resume from "
+            "the last checkpoint with another seed."
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Sampler
+# ---------------------------------------------------------------------------------------------------------
+
+
+class BufferedLayer(DynamicLayer):
+    """A KV cache that writes into spare room instead of copying everything for each token."""
+
+    room = 64  # tokens to grow by, at least
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Appends one or more tokens; returns the views of all keys and values so far."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.buffers = [key_states[:, :, :0], value_states[:, :, :0]]
+        start = self.get_seq_length()
+        end = start + key_states.shape[2]
+        if end > self.buffers[0].shape[2]:
+            grow = max(self.room, end - start, start // 2)
+            old = (self.keys, self.values) if start else self.buffers
+            self.buffers = [nn.functional.pad(x, (0, 0, 0, grow)) for x in old]
+        for buffer, x in zip(self.buffers, (key_states, value_states), strict=True):
+            buffer[:, :, start:end] = x
+        self.keys, self.values = (buffer[:, :, :end] for buffer in self.buffers)
+        return self.keys, self.values
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeats each row, as when a prompt's samples share its prefix."""
+        length = self.get_seq_length()
+        self.buffers = [x.repeat_interleave(repeats, 0) for x in self.buffers]
+        self.keys, self.values = (x[:, :, :length] for x in self.buffers)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keeps these rows only."""
+        length = self.get_seq_length()
+        self.buffers = [x[indices] for x in self.buffers]
+        self.keys, self.values = (x[:, :, :length] for x in self.buffers)
+
+
+class LocalSampler:
+    """Batched sampling with a KV cache; it shares the actor's module, so `sync` copies nothing.
+
+    Rows of a batch that have ended are dropped once they are a quarter of it, and sampling stops when all
+    have. The samples of one prompt share its prefill.
+
+    Args:
+        tokenizer: for the padding id and, with stop strings, the text so far.
+        max_new_tokens: length limit of a response.
+        stop: strings that end a response besides EOS.
+        batch: rows sampled at once.
+    """
+
+    def __init__(self, tokenizer: Any, max_new_tokens: int, stop: Sequence[str] = (), batch: int = 256) -> None:
+        self.tokenizer, self.max_new_tokens, self.stop, self.batch = tokenizer, max_new_tokens, tuple(stop), batch
+        self.model: Any = None
+        self.version = -1
+
+    def sync(self, actor: LocalLearner) -> None:
+        """See `minivapo.vapo.Sampler.sync`."""
+        self.model, self.version, self.learner = actor.model, actor.version, actor
+        self.ends = torch.tensor(stop_ids(actor.model, self.tokenizer), device=actor.device)
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        seed: int,
+        version: int,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+    ) -> list[Sample]:
+        """See `minivapo.vapo.Sampler.generate`."""
+        if version != self.version:
+            raise RuntimeError(f"the sampler holds weights of version {self.version}, not {version}: call sync first")
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # little padding within a batch
+        size = max(1, self.batch // n)
+        result: list[list[Sample]] = [[] for _ in prompts]
+        for start in range(0, len(order), size):
+            part = order[start : start + size]
+            generator = torch.Generator(self.ends.device).manual_seed(derive_seed(seed, start))
+            samples = self.sample_batch([prompts[i] for i in part], n, generator, temperature, top_p)
+            for j, i in enumerate(part):
+                result[i] = samples[j * n : (j + 1) * n]
+        return [sample for group in result for sample in group]
+
+    @torch.no_grad()
+    def sample_batch(
+        self, prompts: list[Sequence[int]], n: int, generator: torch.Generator, temperature: float, top_p: float
+    ) -> list[Sample]:
+        """One batch: prefill each prompt once, repeat it n times, decode until all rows have ended."""
+        device = self.ends.device
+        width, rows = max(map(len, prompts)), len(prompts) * n
+        tokens = torch.full((len(prompts), width), pad_id(self.tokenizer), device=device)
+        attention = torch.zeros(len(prompts), width + self.max_new_tokens, dtype=torch.long, device=device)
+        attention[:, width:] = 1
+        for i, prompt in enumerate(prompts):  # left padding, so that every row decodes at the same column
+            tokens[i, width - len(prompt) :] = torch.tensor(prompt, device=device)
+            attention[i, width - len(prompt) : width] = 1
+        cache = Cache(layer_class_to_replicate=BufferedLayer)
+        positions = (attention.cumsum(1) - 1).clamp(min=0)
+        logits = self.decode(tokens, attention[:, :width], positions[:, :width], cache)
+        cache.batch_repeat_interleave(n)
+        logits, attention, positions = (x.repeat_interleave(n, 0) for x in (logits, attention, positions))
+
+        out = torch.zeros(rows, self.max_new_tokens, dtype=torch.long, device=device)
+        logprobs = torch.zeros(rows, self.max_new_tokens, device=device)
+        lengths = torch.full((rows,), self.max_new_tokens, device=device)
+        ended = torch.zeros(rows, dtype=torch.bool, device=device)
+        active = torch.arange(rows, device=device)  # row of `out` for each row still in the cache
+        for t in range(self.max_new_tokens):
+            picked, picked_logprobs = pick(logits, generator, temperature, top_p)
+            out[active, t], logprobs[active, t] = picked, picked_logprobs
+            end = (picked[:, None] == self.ends).any(1) | self.at_stop_string(out, active, t)
+            fresh = active[end & ~ended[active]]
+            lengths[fresh], ended[fresh] = t + 1, True
+            keep = (~ended[active]).nonzero()[:, 0]
+            if len(keep) == 0:
+                break
+            if len(keep) < 0.75 * len(active):
+                active, picked, attention, positions = active[keep], picked[keep], attention[keep], positions[keep]
+                cache.batch_select_indices(keep)
+            column = width + t
+            logits = self.decode(picked[:, None], attention[:, : column + 1], positions[:, column : column + 1], cache)
+        out, logprobs, lengths, ended = (x.cpu() for x in (out, logprobs, lengths, ended))
+        return [
+            Sample(out[i, :length].tolist(), logprobs[i, :length].tolist(), bool(ended[i]))
+            for i, length in enumerate(lengths.tolist())
+        ]
+
+    def decode(self, tokens: Tensor, attention: Tensor, positions: Tensor, cache: Cache) -> Tensor:
+        """Logits [rows, vocabulary] in fp32 after the last of these tokens."""
+        learner = self.learner
+        with torch.autocast(torch.device(learner.device).type, torch.bfloat16, enabled=learner.autocast):
+            output = self.model(
+                input_ids=tokens, attention_mask=attention, position_ids=positions, past_key_values=cache,
+                use_cache=True, logits_to_keep=1,
+            )  # fmt: skip
+        return output.logits[:, -1].float()
+
+    def at_stop_string(self, out: Tensor, active: Tensor, t: int) -> Tensor:
+        """Which active rows end in a stop string; looks at the last few tokens only."""
+        if not self.stop:
+            return torch.zeros(len(active), dtype=torch.bool, device=out.device)
+        reach = max(map(len, self.stop)) + 8  # a token is at least one character, but for byte pieces
+        tails = self.tokenizer.batch_decode(out[active, max(0, t + 1 - reach) : t + 1])
+        hit = [any(s in tail for s in self.stop) for tail in tails]
+        return torch.tensor(hit, device=out.device)
+
+
+def pick(logits: Tensor, generator: torch.Generator, temperature: float, top_p: float) -> tuple[Tensor, Tensor]:
+    """One token for each row of logits, and its log-probability under the *untempered, untruncated* policy.
+
+    The learner's ratio compares the policy with itself, so training samples at temperature 1 and top-p 1;
+    other settings are for evaluation.
+    """
+    logprobs = torch.log_softmax(logits, -1)
+    probs = logprobs.exp() if temperature == 1.0 else torch.softmax(logits / temperature, -1)
+    if top_p < 1:
+        ordered, index = probs.sort(-1, descending=True)
+        ordered[ordered.cumsum(-1) - ordered >= top_p] = 0  # keeps the token that crosses top_p
+        probs = torch.zeros_like(probs).scatter(-1, index, ordered)
+    picked = torch.multinomial(probs, 1, generator=generator)
+    return picked[:, 0], logprobs.gather(-1, picked)[:, 0]
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Engine
+# ---------------------------------------------------------------------------------------------------------
+
+
+class LocalEngine:
+    """Actor, critic and sampler on one device, see `minivapo.vapo.Engine`.
+
+    Args:
+        model: transformers folder or hub name of the policy.
+        config: the run's configuration.
+        stop: the task's stop strings.
+        device: "cpu", "cuda", "mps".
+        critic: transformers folder or hub name that the critic starts from, if not the policy's.
+        autocast: bfloat16 compute with fp32 weights; for GPUs.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        config: Config,
+        *,
+        stop: Sequence[str] = (),
+        device: str = "cpu",
+        critic: str | Path | None = None,
+        autocast: bool = False,
+    ) -> None:
+        self.world = World()
+        self.progress = Progress()
+        self.rollout: Rollout | None = None
+        self.tokenizer = load_tokenizer(model)
+        actor = load_actor(model)
+        rows = actor.get_input_embeddings().weight.shape[0]
+        if len(self.tokenizer) > rows:
+            raise UserError(
+                f"the tokenizer of {model} has {len(self.tokenizer)} tokens but the model only {rows} embeddings: "
+                "they do not belong together."
+            )
+        self.actor = LocalLearner(actor, "actor", config, device, autocast)
+        self.critic = None
+        if config.advantage == "gae":
+            saved = config.critic_init not in ("policy", "reward-model")
+            start = critic or (config.critic_init if saved else model)
+            self.critic = LocalLearner(load_critic(start, config.seed), "critic", config, device, autocast)
+        self.reference = LocalLearner(load_actor(model), "actor", config, device, autocast) if config.kl_coef else None
+        self.sampler = LocalSampler(self.tokenizer, config.max_new_tokens, stop)
+
+    def save(self, folder: Path) -> None:
+        """Writes actor and critic as transformers folders, their optimizers, and the progress."""
+        for name in ("actor", "critic"):
+            learner = getattr(self, name)
+            if learner is not None:
+                learner.save(folder / name)
+        self.tokenizer.save_pretrained(folder / "actor")
+        (folder / "progress.json").write_text(json.dumps(dataclasses.asdict(self.progress)))
+
+    def load(self, folder: Path) -> None:
+        """Takes back what `save` wrote."""
+        for name in ("actor", "critic"):
+            learner = getattr(self, name)
+            if learner is not None:
+                learner.load(folder / name)
+        self.progress = Progress(**json.loads((folder / "progress.json").read_text()))
