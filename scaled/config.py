@@ -1,0 +1,184 @@
+"""What a scaled run is told: a short YAML file over a preset, and overrides. Imports neither DeepSpeed nor vLLM."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from minivapo.data import UserError
+from minivapo.vapo import PRESETS, Config
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a cluster carries out what `minivapo.vapo.Config` decides; none of it changes the mathematics."""
+
+    ranks: int = 1
+    """Ranks (GPUs) the file was written for: `scaled.plan` plans for so many; a job may run on others."""
+    ranks_per_node: int = 8
+    """Ranks on one machine, for the plan."""
+
+    # Learner
+    zero_stage: Literal[2, 3] = 3
+    """ZeRO 2 shards gradients and optimizer states over the ranks, 3 the weights as well."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Compute and storage of weights; master weights and Adam's moments are float32 either way."""
+    offload_optimizer: bool = False
+    """Keep master weights and moments in CPU memory."""
+    token_budget: int = 16384
+    """Tokens in one packed micro-batch of one rank; a longer response gets a micro-batch of its own."""
+    logits_chunk: int = 1024
+    """Tokens whose logits over the vocabulary are held at once."""
+    activation_checkpointing: bool = True
+    """Recompute each layer in the backward pass instead of keeping its activations."""
+    attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
+    """auto: flash_attention_2 on CUDA where it is installed, else sdpa."""
+
+    # Sampler
+    tensor_parallel: int = 1
+    """Ranks that share one vLLM engine."""
+    sampler_memory: float = 0.5
+    """Share of a GPU's memory that vLLM may fill while it samples (weights and KV cache)."""
+    sampler_sequences: int = 256
+    """Responses that one vLLM engine works on at once."""
+    sampler_sleep: bool = True
+    """On CUDA, vLLM gives its memory back while the learners work."""
+
+    # Faults
+    timeout_minutes: float = 30.0
+    """A rank that waits so long for the others ends the job; must exceed the longest wait for a straggler."""
+
+    def __post_init__(self) -> None:
+        """Refuses values that cannot run."""
+
+        def need(ok: bool, text: str) -> None:
+            if not ok:
+                raise UserError(text)
+
+        for name in ("ranks", "ranks_per_node", "token_budget", "logits_chunk", "tensor_parallel", "sampler_sequences"):
+            need(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
+        need(0 < self.sampler_memory < 1, f"sampler_memory is {self.sampler_memory}; it must lie in (0, 1).")
+        need(self.timeout_minutes > 0, f"timeout_minutes is {self.timeout_minutes}; it must be above 0.")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A whole run: what to train on what, the algorithm's configuration and the cluster's settings."""
+
+    model: str
+    """Policy to start from: a transformers folder or hub name."""
+    task: str
+    """A name that `minivapo.tasks` knows."""
+    preset: str
+    """The preset that `config` was made from."""
+    config: Config
+    settings: Settings
+    run: str | None = None
+    """Run folder."""
+
+
+def read_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
+    """Reads a YAML file of flat keys, then overrides: `--key value`, `--key=value` or `key=value`.
+
+    Keys are `preset`, `model`, `task`, `run` and the fields of `Config` and `Settings`; dashes and
+    underscores are the same. The file names only what differs from its preset.
+
+    Raises:
+        UserError: no such file, an unknown key, or a value of the wrong type.
+    """
+    import yaml
+
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no such config file: {path}. The examples are in scaled/configs/.")
+    try:
+        given = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(given, dict):
+        raise UserError(f"{path} must hold `key: value` lines.")
+    given = {str(k).replace("-", "_"): v for k, v in given.items()}
+    given |= {key: yaml.safe_load(text) for key, text in split_overrides(overrides).items()}
+    return make_job(given)
+
+
+def split_overrides(arguments: Sequence[str]) -> dict[str, str]:
+    """Turns `--key value`, `--key=value` and `key=value` into a dictionary of texts."""
+    result, rest = {}, list(arguments)
+    while rest:
+        word = rest.pop(0)
+        key, equals, text = word.partition("=")
+        if not equals:
+            if not word.startswith("--") or not rest:
+                raise UserError(f"cannot read the override '{word}': write --key value or key=value.")
+            text = rest.pop(0)
+        result[key.removeprefix("--").replace("-", "_")] = text
+    return result
+
+
+def make_job(given: dict[str, Any]) -> Job:
+    """Builds a job from flat keys, see `read_job`."""
+    kinds = {Config: typing.get_type_hints(Config), Settings: typing.get_type_hints(Settings)}
+    texts = ("preset", "model", "task", "run")
+    known = [*texts, *kinds[Config], *kinds[Settings]]
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            raise UserError(f"unknown key '{key}'" + (f"; did you mean '{near[0]}'?" if near else "."))
+    preset = str(given.get("preset", "vapo"))
+    if preset not in PRESETS:
+        raise UserError(f"unknown preset '{preset}'; known are {', '.join(PRESETS)}.")
+    for name in ("model", "task"):
+        if not given.get(name):
+            raise UserError(f"the config names no {name}.")
+    parts = {cls: {k: coerce(k, given[k], hints[k]) for k in given if k in hints} for cls, hints in kinds.items()}
+    config = dataclasses.replace(PRESETS[preset], **parts[Config])
+    run = given.get("run")
+    return Job(str(given["model"]), str(given["task"]), preset, config, Settings(**parts[Settings]), run and str(run))
+
+
+def coerce(key: str, value: Any, kind: Any) -> Any:
+    """A value of the declared type; YAML 1.1 reads 1e-6 as text, and 1 where a float is meant.
+
+    Raises:
+        UserError: it is of another type.
+    """
+    options = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+    if options:
+        if value in options and not isinstance(value, bool):
+            return value
+        raise UserError(f"{key} is {value!r}; it must be one of {', '.join(map(str, options))}.")
+    try:
+        if kind is bool and isinstance(value, bool):
+            return value
+        if kind is float and not isinstance(value, bool):
+            return float(value)
+        if kind is int and not isinstance(value, bool) and float(value) == int(float(value)):
+            return int(float(value))
+        if kind is str and isinstance(value, str):
+            return value
+    except (TypeError, ValueError):
+        pass
+    raise UserError(f"{key} is {value!r}; it must be of type {kind.__name__}.")
+
+
+def check_ranks(job: Job, world_size: int) -> None:
+    """Refuses a job that so many ranks cannot run, before anything is loaded.
+
+    Raises:
+        UserError: says which number does not fit.
+    """
+    config, settings = job.config, job.settings
+    for name, n in (("prompts per step", config.prompts_per_step), ("mini_batch", config.mini_batch)):
+        if n % world_size:
+            raise UserError(f"{name} ({n}) must be a multiple of the {world_size} ranks.")
+    if world_size % settings.tensor_parallel:
+        raise UserError(
+            f"tensor_parallel is {settings.tensor_parallel}, but there are {world_size} ranks: "
+            "it must divide their number."
+        )
