@@ -80,9 +80,8 @@ def load_critic(model: str | Path, seed: int = 0, dtype: torch.dtype = torch.flo
     for name in {key.rpartition(".")[0] for key in fresh}:
         module = modules.get(name)
         if isinstance(module, nn.Linear) and module.out_features == 1:
-            nn.init.zeros_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+            for parameter in module.parameters():  # ZeRO-3 keeps this rank's shard in ds_tensor
+                nn.init.zeros_(getattr(parameter, "ds_tensor", parameter))
     return critic
 
 

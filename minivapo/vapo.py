@@ -585,8 +585,8 @@ def train_step(config: Config, task: Task, engine: Engine) -> Metrics:
             rollout.values = engine.critic.forward(rollout)["values"]
         if engine.reference is not None:
             rollout.ref_logprobs = engine.reference.forward(rollout)["logprobs"]
-    lam = estimate_advantages(config, rollout, engine.world)
-    metrics = describe(rollout, lam, config.group_size, engine.world)
+    estimate_advantages(config, rollout, engine.world)
+    metrics = describe(rollout, config.group_size, engine.world)
     with clock("update"):
         if engine.critic is not None:
             metrics |= update(config, rollout, engine, "critic", critic_loss, config.critic_epochs)
@@ -628,7 +628,8 @@ def collect(config: Config, task: Task, engine: Engine, stream: str) -> Rollout:
         problems = [problems[i] for i, r in enumerate(owners) if r == world.rank]
         progress.prompts += len(owners)
         progress.samples += len(owners) * config.group_size
-        if not problems:
+        if not problems:  # nothing to do here, but ranks that share a tensor-parallel sampler work together
+            engine.sampler.generate([], config.group_size, 0, engine.actor.version)
             continue
         seed = derive_seed(config.seed, stream, numbers[0], attempt, world.rank)
         for group in sample_groups(config, task, engine, problems, numbers, seed):
@@ -660,23 +661,23 @@ def sample_groups(
     return groups
 
 
-def estimate_advantages(config: Config, rollout: Rollout, world: World) -> Tensor:
-    """Fills in advantages and returns; gives back λ_policy for each row.
+def estimate_advantages(config: Config, rollout: Rollout, world: World) -> None:
+    """Fills in advantages, returns and λ_policy.
 
     Decoupled-GAE (§4.1): the critic's targets use λ_critic = 1, the policy's advantages their own λ, which
     follows the length of the response (§4.2, eq. 5).
     """
     mask = rollout.mask
-    lam = torch.full((len(rollout),), config.lam)
-    if config.length_adaptive:
-        lam = length_adaptive_lambda(rollout.lengths, config.alpha)
     if config.advantage == "group":
-        lam = torch.ones(len(rollout))
         outcome = group_advantages(rollout.rewards.sum(1), rollout.judged, config.group_size)
         rollout.advantages = outcome[:, None] * mask
     else:
         assert rollout.values is not None
+        lam = torch.full((len(rollout),), config.lam)
+        if config.length_adaptive:
+            lam = length_adaptive_lambda(rollout.lengths, config.alpha)
         lam_critic = config.lam_critic if config.decoupled_gae else lam
+        rollout.lam = lam
         rollout.advantages = gae(rollout.rewards, rollout.values, mask, config.gamma, lam)
         targets = gae(rollout.rewards, rollout.values, mask, config.gamma, lam_critic)
         rollout.returns = torch.where(mask, targets + rollout.values, 0)
@@ -686,7 +687,6 @@ def estimate_advantages(config: Config, rollout: Rollout, world: World) -> Tenso
         mean = total / max(n, 1)
         std = math.sqrt(max(square / max(n, 1) - mean**2, 0.0))
         rollout.advantages = torch.where(mask, (rollout.advantages - mean) / (std + 1e-8), 0)
-    return lam
 
 
 def actor_loss(config: Config, counts: Metrics) -> LossFn:
