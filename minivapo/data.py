@@ -76,6 +76,8 @@ class Rollout:
     values: Tensor | None = None
     advantages: Tensor | None = None
     returns: Tensor | None = None
+    lam: Tensor | None = None
+    """λ of the policy's advantages for each row; None for group advantages."""
 
     def __len__(self) -> int:
         return len(self.tokens)

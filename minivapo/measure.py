@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from minivapo.data import Rollout
 
@@ -45,7 +44,7 @@ def explained_variance(rollout: Rollout, world: Any, bins: int = 4) -> Metrics:
     return {"value/explained_variance": ev[-1]} | {f"value/explained_variance_q{b + 1}": ev[b] for b in range(bins)}
 
 
-def describe(rollout: Rollout, lam: Tensor, group_size: int, world: Any) -> Metrics:
+def describe(rollout: Rollout, group_size: int, world: Any) -> Metrics:
     """Metrics of a rollout before its update; each is explained in docs/metrics.md."""
     assert rollout.old_logprobs is not None and rollout.advantages is not None and rollout.entropy is not None
     mask, judged = rollout.mask, rollout.judged
@@ -73,6 +72,7 @@ def describe(rollout: Rollout, lam: Tensor, group_size: int, world: Any) -> Metr
         "mixed": float(mixed.sum()),
     }
     s = reduce_sums(world, [sums])
+    lam = torch.zeros(1) if rollout.lam is None else rollout.lam
     peaks = torch.stack([gap.max(), -lam.min(), lam.max(), rollout.lengths.max()]).double()
     gap_max, lam_min, lam_max, longest = world.max(peaks).tolist()
     n, tokens = s["responses"], max(s["tokens"], 1.0)

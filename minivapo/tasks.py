@@ -1,0 +1,345 @@
+"""Embedded verifiable tasks: no download, problems made on demand, verdict on the final answer alone.
+
+`chain` runs a small program step by step (long chains, one slip ruins the answer); `reach` searches for a
+path of moves to a target number. `make_task` also gives the mathematics tasks of `minivapo.math_tasks`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from minivapo.data import Problem, UserError, derive_seed
+
+HELD_OUT = 8
+"""One prompt in so many is held out, decided by a hash of its text: training can never contain it."""
+
+
+def is_held_out(prompt: str) -> bool:
+    """Whether a prompt belongs to the test split."""
+    return hashlib.blake2b(prompt.encode(), digest_size=4).digest()[0] % HELD_OUT == 0
+
+
+class EmbeddedTask:
+    """Streams of made problems, split by a hash of the prompt. A subclass says what a problem is.
+
+    Subclasses define `name`, `words` (the whole vocabulary), `make(rng)`, `is_correct(problem, response)`
+    and `demonstrate(problem, rng)` (a noisy demonstration to train a base model on).
+    """
+
+    name = ""
+    words: tuple[str, ...] = ()
+    stop: tuple[str, ...] = ()
+
+    def make(self, rng: np.random.Generator) -> Problem:
+        """A random problem, of either split."""
+        raise NotImplementedError
+
+    def is_correct(self, problem: Problem, response: str) -> bool:
+        """Verdict on the final answer; must not raise on any text."""
+        raise NotImplementedError
+
+    def demonstrate(self, problem: Problem, rng: np.random.Generator) -> list[str]:
+        """The words of a demonstration, right or not."""
+        raise NotImplementedError
+
+    def first_error(self, problem: Problem, tokens: Sequence[str]) -> int | None:
+        """Index of the response token where the reasoning first went wrong; None if nowhere or unknown."""
+        return None
+
+    def draw(self, key: tuple[object, ...], held_out: bool) -> Problem:
+        """The problem that a key stands for, in the wanted split."""
+        rng = np.random.default_rng(derive_seed(self.name, *key))
+        while True:
+            problem = self.make(rng)
+            if is_held_out(problem.prompt) == held_out:
+                return problem
+
+    def train_problems(self, start: int, count: int, seed: int) -> list[Problem]:
+        """See `minivapo.vapo.Task.train_problems`."""
+        return [self.draw((seed, i), held_out=False) for i in range(start, start + count)]
+
+    def test_problems(self, count: int | None = None) -> list[Problem]:
+        """Held-out problems without repetition, in a fixed order; 1,024 if no count is given."""
+        wanted = 1024 if count is None else count
+        found: dict[str, Problem] = {}
+        for i in range(64 * wanted):
+            if len(found) == wanted:
+                break
+            problem = self.draw(("test", i), held_out=True)
+            found.setdefault(problem.prompt, problem)
+        return list(found.values())
+
+    def judge(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[bool | None]:
+        """See `minivapo.vapo.Task.judge`."""
+        return [self.is_correct(p, r) for p, r in zip(problems, responses, strict=True)]
+
+
+# ---------------------------------------------------------------------------------------------------------
+# chain: run a program on one digit
+# ---------------------------------------------------------------------------------------------------------
+
+LABELS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdef")
+FILLERS = (
+    "hm",
+    "so",
+    "well",
+    "ok",
+    "now",
+    "then",
+    "let",
+    "see",
+    "right",
+    "fine",
+    "next",
+    "go",
+    "on",
+    "and",
+    "still",
+    "yes",
+)
+EASY = {"inc": 1, "add3": 3, "sub2": -2}
+"""Operations that demonstrations get right: name -> what is added to the digit, mod 10."""
+HARD = {
+    "twist": (3, 7, 0, 9, 1, 4, 8, 2, 6, 5),
+    "fold": (5, 2, 9, 6, 0, 8, 3, 1, 7, 4),
+    "knot": (8, 4, 6, 1, 7, 0, 2, 9, 3, 5),
+}
+"""Operations by table: name -> the digit that each digit becomes."""
+
+
+@dataclass(frozen=True)
+class ChainSpec:
+    """The constants of the chain task; they decide how its three problems look (see docs/results.md)."""
+
+    max_steps: int = 32
+    """Operations in the longest program; lengths are log-uniform from 1 to this."""
+    fillers: int = 3
+    """Neutral words in each step, each of 16 choices."""
+    hard_share: float = 0.3
+    """Share of hard operations."""
+    careful: float = 0.1
+    """Share of hard operations that a demonstration works out carefully."""
+    careful_right: float = 0.98
+    """Share of careful steps that are right."""
+    hasty_right: float = 0.35
+    """Share of hard operations right when not careful; else a fixed wrong rule is followed."""
+    slip: float = 0.003
+    """Share of easy operations with a random wrong digit."""
+    guess: float = 0.15
+    """Share of demonstrations that answer at once, without a chain."""
+    give_up: float = 0.01
+    """Chance, before each step, to stop the chain and guess."""
+
+
+class Chain(EmbeddedTask):
+    """Run a program of up to 32 operations on a digit and state the result.
+
+    Prompt: `4 A inc B twist C add3 ?` (start digit; label and operation of each line).
+    Response: for each line its label, some neutral words and the new digit; then `= answer`:
+    `A hm so well 5 B ok now see careful 5 twist 4 C … 7 = 7`. A hard operation may be worked out carefully
+    (digit and operation are written again before the result) or hastily (often wrong). Guessing at once is
+    possible: `= 3`.
+    """
+
+    name = "chain"
+
+    def __init__(self, spec: ChainSpec | None = None) -> None:
+        self.spec = spec or ChainSpec()
+        digits = tuple("0123456789")
+        self.words = (*digits, *LABELS, *EASY, *HARD, *FILLERS, "careful", "=", "?")
+
+    def make(self, rng: np.random.Generator) -> Problem:
+        """Steps log-uniform in 1 … max_steps, operations independent."""
+        steps = int(np.exp(rng.uniform(0, np.log(self.spec.max_steps + 1))))
+        steps = min(max(steps, 1), self.spec.max_steps)
+        digit = int(rng.integers(10))
+        operations = [
+            str(rng.choice(list(HARD) if rng.random() < self.spec.hard_share else list(EASY))) for _ in range(steps)
+        ]
+        lines = [word for label, operation in zip(LABELS, operations, strict=False) for word in (label, operation)]
+        prompt = " ".join([str(digit), *lines, "?"])
+        return Problem(prompt, str(run_program(prompt)[-1]), prompt)
+
+    def is_correct(self, problem: Problem, response: str) -> bool:
+        """The word after the last `=` must be the answer, and nothing may follow it."""
+        _, equals, answer = response[-4096:].rpartition("=")
+        return bool(equals) and answer.strip() == problem.answer
+
+    def first_error(self, problem: Problem, tokens: Sequence[str]) -> int | None:
+        """Index of the first wrong digit, wrong label, or answer before the chain was done."""
+        digits = run_program(problem.prompt)
+        step, label = 0, None
+        result: tuple[int, str] | None = None  # where the current line's digit stands
+        for i, raw in enumerate([*tokens, "="]):
+            word = raw.strip()
+            if word in LABELS or word == "=":
+                if label is not None:
+                    if result is None or result[1] != str(digits[step + 1]):
+                        return result[0] if result else min(i, len(tokens) - 1)
+                    step += 1
+                if word == "=":
+                    return None if step == len(digits) - 1 or i == len(tokens) else i
+                if step >= len(digits) - 1 or word != LABELS[step]:
+                    return i
+                label, result = word, None
+            elif word.isdigit():
+                result = (i, word)
+        return None
+
+    def demonstrate(self, problem: Problem, rng: np.random.Generator) -> list[str]:
+        """A noisy chain: guesses, hasty and careful steps, slips."""
+        spec = self.spec
+        words = problem.prompt.split()
+        operations = words[2:-1:2]
+        digit = int(words[0])
+        if rng.random() < spec.guess:
+            return ["=", str(rng.integers(10))]
+        out: list[str] = []
+        for label, operation in zip(LABELS, operations, strict=False):
+            if rng.random() < spec.give_up:
+                return [*out, "=", str(rng.integers(10))]
+            out += [label, *(FILLERS[i] for i in rng.integers(len(FILLERS), size=spec.fillers))]
+            right = apply_operation(operation, digit)
+            if operation in HARD:
+                careful = rng.random() < spec.careful
+                if careful:
+                    out += ["careful", str(digit), operation]
+                chance = spec.careful_right if careful else spec.hasty_right
+                digit = right if rng.random() < chance else (right + 4) % 10
+            else:
+                digit = right if rng.random() >= spec.slip else int(rng.integers(10))
+            out.append(str(digit))
+        return [*out, "=", str(digit)]
+
+
+def apply_operation(operation: str, digit: int) -> int:
+    """What an operation makes of a digit."""
+    return (digit + EASY[operation]) % 10 if operation in EASY else HARD[operation][digit]
+
+
+def run_program(prompt: str) -> list[int]:
+    """The digit before the first and after each operation of a chain prompt."""
+    words = prompt.split()
+    digits = [int(words[0])]
+    for operation in words[2:-1:2]:
+        digits.append(apply_operation(operation, digits[-1]))
+    return digits
+
+
+# ---------------------------------------------------------------------------------------------------------
+# reach: search for a path
+# ---------------------------------------------------------------------------------------------------------
+
+MOVES = {"+1": lambda x: x + 1, "+7": lambda x: x + 7, "*2": lambda x: x * 2, "-5": lambda x: x - 5}
+"""Moves of the reach task; a result outside 0 … TOP is not allowed."""
+TOP = 63
+
+
+class Reach(EmbeddedTask):
+    """Find moves that lead from one number to another: `from 5 to 22 ?` → `*2 10 +7 17 … = 22`.
+
+    The final answer is the sequence of moves, which the verifier replays; the numbers in between are the
+    policy's own notes. At most 16 moves.
+    """
+
+    name = "reach"
+    words = (*(str(i) for i in range(TOP + 1)), *MOVES, "from", "to", "?", "done")
+    limit = 16
+
+    def make(self, rng: np.random.Generator) -> Problem:
+        """A start, and a target some random moves away."""
+        start = number = int(rng.integers(TOP + 1))
+        for _ in range(int(rng.integers(1, 7))):
+            number = int(rng.choice(list(moves_from(number).values())))
+        prompt = f"from {start} to {number} ?"
+        return Problem(prompt, str(number), prompt)
+
+    def is_correct(self, problem: Problem, response: str) -> bool:
+        """Replays the moves: all allowed, at most `limit`, ending on the target, with `done` at the end."""
+        words = response[:4096].split()
+        if not words or words[-1] != "done":
+            return False
+        number = int(problem.prompt.split()[1])
+        moves = [w for w in words if w in MOVES]
+        if len(moves) > self.limit:
+            return False
+        for move in moves:
+            if move not in moves_from(number):
+                return False
+            number = MOVES[move](number)
+        return str(number) == problem.answer
+
+    def first_error(self, problem: Problem, tokens: Sequence[str]) -> int | None:
+        """Index of the first note that is not what the move before it gives."""
+        number, moved = int(problem.prompt.split()[1]), False
+        for i, raw in enumerate(tokens):
+            word = raw.strip()
+            if word in MOVES:
+                if word not in moves_from(number):
+                    return i
+                number, moved = MOVES[word](number), True
+            elif word.isdigit() and (not moved or word != str(number)):
+                return i
+        return None
+
+    def demonstrate(self, problem: Problem, rng: np.random.Generator) -> list[str]:
+        """One in three takes a shortest path; the others wander for a few moves and stop somewhere."""
+        words = problem.prompt.split()
+        number, target = int(words[1]), int(words[3])
+        out: list[str] = []
+        distance = distances_to(target)
+        shortest = rng.random() < 0.34
+        for _ in range(self.limit):
+            if number == target and (shortest or out):
+                break
+            options = moves_from(number)
+            if shortest:
+                move = min(options, key=lambda m: distance.get(options[m], 99))
+            else:
+                if out and rng.random() < 0.25:
+                    break
+                move = str(rng.choice(list(options)))
+            number = options[move]
+            out += [move, str(number)]
+        return [*out, "done"]
+
+
+def moves_from(number: int) -> dict[str, int]:
+    """The allowed moves and where they lead."""
+    return {name: move(number) for name, move in MOVES.items() if 0 <= move(number) <= TOP}
+
+
+def distances_to(target: int) -> dict[int, int]:
+    """Moves needed from each number to the target, where it can be reached."""
+    distance = {target: 0}
+    frontier = [target]
+    for number in frontier:  # breadth first; the list grows while it is read
+        for before in range(TOP + 1):
+            if before not in distance and number in moves_from(before).values():
+                distance[before] = distance[number] + 1
+                frontier.append(before)
+    return distance
+
+
+TASKS: dict[str, Any] = {"chain": Chain, "reach": Reach}
+
+
+def make_task(name: str, **options: Any) -> Any:
+    """A task by its name: chain, reach, or one of `minivapo.math_tasks` (gsm8k, dapo-math, aime2024, jsonl:PATH …).
+
+    Raises:
+        UserError: there is no such task.
+    """
+    if name in TASKS:
+        return TASKS[name]()
+    from minivapo import math_tasks
+
+    if name.partition(":")[0] not in math_tasks.MATH_TASKS:
+        known = ", ".join([*TASKS, *math_tasks.MATH_TASKS])
+        raise UserError(f"there is no task '{name}'; choose one of {known}.")
+    return math_tasks.make_math_task(name, **options)
