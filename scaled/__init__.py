@@ -1,0 +1,1 @@
+"""The engine for clusters: the same algorithm on DeepSpeed and vLLM."""
