@@ -275,6 +275,11 @@ def _split(text: str, separators: str) -> list[str]:
 
 # --------------------------------------------------------------------------------------- numbers and units
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 _UNITS: dict[str, tuple[str, Fraction]] = {}
 
 
@@ -304,20 +309,25 @@ _define("speed", mph=(1, "mph"))
 _define("kilometers per hour", kmh=(1, "kmh|kph|kmph"))
 _FACTORS = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 # After a number these change or deny it, so they never pass for an unknown unit such as "eggs".
-_NOT_UNITS = frozenset(
+_NOT_UNITS = _words(
     "pi sqrt log sin cos tan cot sec csc exp mod infinity infty and or not nor but to over half halve third quarter "
     "fourth fifth sixth seventh eighth ninth tenth hundredth thousandth plus minus time times divided multiplied "
     "squared cubed factorial choose power base if when where wrong incorrect maybe possibly either neither than "
-    "more less least most between except unless negative remainder".split()
+    "more less least most between except unless negative remainder"
 )
-_UNSIGNED = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]{1,3}(?: [0-9]{3})+(?![0-9/])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
+_UNSIGNED = (
+    r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]{1,3}(?:\ [0-9]{3})+(?![0-9/])(?:\.[0-9]+)?"
+    r"|[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
+)
 _NUMBER = re.compile(
     rf"""(?P<money>(?:USD|EUR|GBP|Rs\.?|[€£₹])\ ?)?(?P<sign>[-+]?)\ ?(?P<money2>(?:USD|[€£₹])\ ?)?(?:
-        (?P<whole>[0-9]+)\ ?(?:and\ )?(?:\\frac\ ?\{{(?P<mn>[0-9]+)\}}\ ?\{{(?P<md>[0-9]+)\}}|(?<=\ )(?P<mn2>[0-9]+)\ ?/\ ?(?P<md2>[0-9]+))
+        (?P<whole>[0-9]+)\ ?(?:and\ )?(?:
+            \\frac\ ?\{{(?P<mn>[0-9]+)\}}\ ?\{{(?P<md>[0-9]+)\}}|(?<=\ )(?P<mn2>[0-9]+)\ ?/\ ?(?P<md2>[0-9]+))
       | \\frac\ ?\{{\ ?(?P<fn>-?\ ?{_UNSIGNED})\ ?\}}\ ?\{{\ ?(?P<fd>-?\ ?{_UNSIGNED})\ ?\}}
       | (?P<top>{_UNSIGNED})(?:\ ?/\ ?(?P<bottom>{_UNSIGNED})
           |[eE](?P<exp>[-+]?[0-9]{{1,3}})(?![0-9])
-          |\ ?(?:\\times|\\cdot|x|\*)\ ?10\ ?\^\ ?(?:\{{\ ?(?P<exp2>[-+]?[0-9]{{1,3}})\ ?\}}|(?P<exp3>[-+]?[0-9]{{1,3}})(?![0-9])))?
+          |\ ?(?:\\times|\\cdot|x|\*)\ ?10\ ?\^\ ?
+            (?:\{{\ ?(?P<exp2>[-+]?[0-9]{{1,3}})\ ?\}}|(?P<exp3>[-+]?[0-9]{{1,3}})(?![0-9])))?
     )(?P<tail>.*)""",
     re.VERBOSE | re.DOTALL,
 )  # fmt: skip
@@ -467,8 +477,8 @@ _VARIABLE = re.compile(r"\\?[a-zA-Z]+(?:_(?:[a-zA-Z0-9]|\{[a-zA-Z0-9]+\}))?'?(?:
 _RELATION = re.compile(r"\\le(?![a-z])|\\ge(?![a-z])|<|>")
 _WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}")
 _BASED = re.compile(r"([0-9A-Fa-f]+)_(?:\{?([0-9]{1,2})\}?|\{? ?(?:base )?([0-9]{1,2}) ?\}?)")
-_DECISIVE_WORDS = frozenset("yes no true false none".split())
-_FUNCTIONS = frozenset("sqrt frac sin cos tan cot sec csc log exp arcsin arccos arctan sinh cosh tanh det gcd lcm max min".split())  # fmt: skip
+_DECISIVE_WORDS = _words("yes no true false none")
+_FUNCTIONS = _words("sqrt frac sin cos tan cot sec csc log exp arcsin arccos arctan sinh cosh tanh det gcd lcm max min")
 _SYMBOLIC_SETS = ("\\mathbb", "\\emptyset", "\\setminus", "\\cap", "\\cup", "|", "real")
 
 
@@ -579,7 +589,7 @@ def _equal_assignment(p: str, g: str, symbolic: Symbolic | None, level: int) -> 
 
 def _sides(text: str) -> list[str] | None:
     """Members of an equation, outside brackets; None when there is no equals sign."""
-    sides = [side for side in _split(text, "=")]
+    sides = _split(text, "=")
     return sides if len(sides) > 1 and all(sides) and "\\ne" not in text and not _RELATION.search(text) else None
 
 
@@ -605,9 +615,9 @@ def read_group(text: str) -> Group | None:
     text = re.sub(r"^[a-zA-Z] ?\\in(?![a-z]) ?", "", text)
     if "\\begin" in text or len(text) > MAX_ANSWER:
         return None
-    parts = [part for part in _split(text.replace("\\cup", "\x03"), "\x03")]
+    parts = _split(text.replace("\\cup", "\x03"), "\x03")
     if len(parts) > 1:
-        return Group("union", tuple(part for part in parts))
+        return Group("union", tuple(parts))
     for opening, closing in ((_SET_OPEN, _SET_CLOSE), ("{", "}")):
         if _wrapped(text, opening, closing):
             inner = text[1:-1]
@@ -684,7 +694,9 @@ def _equal_structure(p: str, g: str, symbolic: Symbolic | None, level: int) -> A
         return NotImplemented if "union" in (a.kind, b.kind) and len(a.items) <= MAX_ITEMS else False
     loose = {"set", "list", "union"}
     if a.kind in loose and b.kind in loose:
-        return _same_items(a.items, b.items, symbolic, level) if ("union" in (a.kind, b.kind)) <= (a.kind == b.kind) else False  # fmt: skip
+        if "union" in (a.kind, b.kind) and a.kind != b.kind:
+            return False
+        return _same_items(a.items, b.items, symbolic, level)
     # Brackets may be left off a tuple or a list, never off an interval's closed end, and a set is no tuple.
     if a.kind != b.kind and ("list" not in (a.kind, b.kind) or not {a.kind, b.kind} <= {"list", "()", "[]"}):
         return False
