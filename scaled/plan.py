@@ -1,0 +1,957 @@
+"""What a run needs before it is paid for: memory for each GPU by part and phase, and time.
+
+    python -m scaled.plan scaled/configs/qwen2.5-32b-64gpu.yaml
+    python -m scaled.plan scaled/configs/qwen2.5-7b-8gpu.yaml --gpu a100-80 --token-budget 8192
+
+Memory: parameters are counted on the meta device; ZeRO's partitions and buffers, activations, logits and
+caches are formulas, each in one function with its reason. Times: FLOPs, bytes moved and bytes sent, over
+what the hardware's data sheet promises times an efficiency that `Assumptions` states. The plan is an upper
+estimate for memory (every response may be as long as the limit allows) and a middle one for time.
+`benchmarks/plan_check.py` holds the formulas against measurement.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from minivapo.data import UserError
+from scaled.config import Job, check_ranks, read_job
+from scaled.shapes import (
+    KNOWN,
+    Shape,
+    forward_flops,
+    layer_activation_bytes,
+    layer_workspace_bytes,
+    shape_of,
+)
+
+GIB = 2**30
+
+# ---------------------------------------------------------------------------------------------------------
+# Hardware and assumptions
+# ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One kind of GPU and the machine around it."""
+
+    name: str
+    memory: float
+    """Bytes that a process can allocate: what torch reports as total capacity."""
+    flops: float
+    """Dense bf16 FLOP/s with fp32 accumulation, data sheet."""
+    bandwidth: float
+    """Bytes/s of its memory, data sheet."""
+    link: float
+    """Bytes/s to the other GPUs of the machine, one direction."""
+    network: float
+    """Bytes/s of one machine to the others, one direction, all adapters together."""
+    host_link: float
+    """Bytes/s between GPU and CPU memory, one direction."""
+    host_memory: float
+    """Bytes of CPU memory of one machine."""
+    host_bandwidth: float
+    """Bytes/s of a machine's CPU memory, as a CPU Adam reaches it."""
+
+
+# FLOP/s, bandwidth, NVLink: NVIDIA's data sheets "A100 80GB SXM", "H100 SXM" (sparse figures halved) and
+# "H200 SXM"; the Ada white paper for the RTX 4080 and 4090 (bf16 with fp32 accumulation). Capacity: what
+# torch prints in out-of-memory errors on these cards. Network and CPU memory: DGX A100 (8 × 200 Gb/s),
+# DGX H100 and H200 (8 × 400 Gb/s), 2 TB each; a workstation with 64 GB and 10 Gb/s Ethernet for the
+# consumer cards, which have no NVLink and reach each other through the CPU over PCIe 4.
+GPUS: dict[str, Gpu] = {
+    gpu.name: gpu
+    for gpu in (
+        Gpu("a100-80", 79.15 * GIB, 312e12, 2.04e12, 300e9, 200e9, 25e9, 2000e9, 200e9),
+        Gpu("h100-80", 79.11 * GIB, 989e12, 3.35e12, 450e9, 400e9, 50e9, 2000e9, 300e9),
+        Gpu("h200-141", 139.8 * GIB, 989e12, 4.8e12, 450e9, 400e9, 50e9, 2000e9, 300e9),
+        Gpu("rtx4080-16", 15.6 * GIB, 97.5e12, 0.717e12, 10e9, 1.25e9, 20e9, 64e9, 40e9),
+        Gpu("rtx4090-24", 23.6 * GIB, 165e12, 1.008e12, 10e9, 1.25e9, 20e9, 64e9, 40e9),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What cannot be known before the run. Each is a choice; measure and override: `--response-share 0.4`."""
+
+    learner_efficiency: float = 0.40
+    """Share of peak FLOP/s in forward and backward passes, recomputation counted as work (Llama 3's
+    pre-training, arXiv 2407.21783 table 4, reports 38-43 % on H100)."""
+    sampler_efficiency: float = 0.50
+    """Share of peak FLOP/s of prefill and of large decode batches."""
+    sampler_bandwidth: float = 0.60
+    """Share of peak memory bandwidth while decoding."""
+    network_efficiency: float = 0.75
+    """Share of link speed that NCCL's collectives reach (large messages: ~85-95 %; ZeRO's are smaller)."""
+    overlap: float = 0.50
+    """Share of ZeRO's communication that hides behind computing."""
+    decode_overhead: float = 4e-3
+    """Seconds of scheduling and kernel launches for one decoded token of a batch."""
+    allreduce_latency: float = 15e-6
+    """Seconds of one all-reduce of a tensor-parallel group; two for each layer and token."""
+    prompt_tokens: int = 200
+    """Mean prompt, in tokens."""
+    response_share: float = 0.25
+    """Mean response as a share of max_new_tokens; lengths follow an exponential cut at the limit."""
+    fill: float = 0.85
+    """Share of the token budget that packing fills."""
+    imbalance: float = 1.10
+    """Slowest rank over mean rank in an update."""
+    dynamic_rounds: float = 0.5
+    """Share of the extra sampling rounds that dynamic sampling really needs."""
+    switch_seconds: float = 5.0
+    """Seconds to put vLLM to sleep and wake it again."""
+    fixed_gib: float = 2.0
+    """GiB of CUDA context, NCCL channels, cuBLAS workspaces and kernels of the learner."""
+    fragmentation: float = 0.05
+    """What the allocator loses, as a share of the learner's tensors."""
+    sampler_fixed_gib: float = 2.5
+    """GiB of vLLM beside weights and KV cache: CUDA graphs, activations, sampling buffers."""
+    sampler_asleep_gib: float = 1.0
+    """GiB that vLLM keeps while it sleeps (graphs, communicators)."""
+    bucket_elements: float = 5e8
+    """DeepSpeed's reduce_bucket_size, in elements."""
+    live_elements: float = 1.05e9
+    """Gathered by ZeRO-3 at once: DeepSpeed's stage3_max_live_parameters + stage3_prefetch_bucket_size."""
+    sub_group_elements: float = 1e9
+    """DeepSpeed's sub_group_size: elements updated at once."""
+
+    def __post_init__(self) -> None:
+        """Refuses what is no efficiency or no share."""
+        shares = ("learner_efficiency", "sampler_efficiency", "sampler_bandwidth", "network_efficiency")
+        for name in (*shares, "response_share", "fill"):
+            if not 0 < getattr(self, name) <= 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must lie in (0, 1].")
+        if not 0 <= self.overlap <= 1 or self.imbalance < 1 or self.prompt_tokens < 1:
+            raise UserError("overlap must lie in [0, 1], imbalance and prompt_tokens be at least 1.")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything that the formulas read."""
+
+    job: Job
+    actor: Shape
+    critic: Shape | None
+    gpu: Gpu
+    assume: Assumptions
+
+    @property
+    def width(self) -> int:
+        """Bytes of a weight, gradient or activation."""
+        return 2 if self.job.settings.dtype == "bfloat16" else 4
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence that may occur."""
+        return self.job.config.max_prompt_tokens + self.job.config.max_new_tokens
+
+    @property
+    def micro_tokens(self) -> int:
+        """Tokens of the largest micro-batch: a longer sequence than the budget has one of its own."""
+        return max(self.job.settings.token_budget, self.longest)
+
+    @property
+    def learners(self) -> list[tuple[str, Shape]]:
+        """The networks that are trained, in the order of their updates."""
+        return [("critic", self.critic), ("actor", self.actor)] if self.critic else [("actor", self.actor)]
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Memory of a learner
+# ---------------------------------------------------------------------------------------------------------
+
+Memory = dict[tuple[str, str], float]
+"""(owner, part) -> bytes on one GPU at one moment."""
+
+
+def resident(setup: Setup, owner: str, shape: Shape) -> Memory:
+    """What a DeepSpeed learner holds at all times.
+
+    Weights: 2 bytes each in bf16 (4 in fp32), on every rank under ZeRO-2, 1/ranks of them under ZeRO-3.
+    Optimizer: fp32 master weight and Adam's two moments, 12 bytes, 1/ranks of them (DeepSpeed keeps a
+    master copy even for fp32 weights). ZeRO-3 also keeps its gradient partition and one reduction bucket.
+    """
+    s, n = setup.job.settings, shape.parameters
+    share = n / s.ranks
+    parts = {"weights": setup.width * (share if s.zero_stage == 3 else n)}
+    if not s.offload_optimizer:
+        parts["optimizer"] = 12 * share
+    if s.zero_stage == 3:
+        parts["gather and reduce buffers"] = setup.width * setup.assume.bucket_elements
+        if not s.offload_optimizer:
+            parts["gradients"] = setup.width * share
+    return {(owner, part): x for part, x in parts.items()}
+
+
+def gathered(setup: Setup, shape: Shape) -> float:
+    """Bytes of other ranks' weights that ZeRO-3 holds during a pass: the live window, at least one module."""
+    if setup.job.settings.zero_stage < 3 or setup.job.settings.ranks == 1:
+        return 0.0
+    window = max(setup.assume.live_elements, shape.largest_piece)
+    return setup.width * min(window, shape.parameters)
+
+
+def activations(setup: Setup, shape: Shape) -> float:
+    """Bytes kept for the backward pass of the largest micro-batch.
+
+    With checkpointing: the residual stream once for each layer, and all of one layer, which is recomputed.
+    Without: all of every layer. Both: embedding output and final norm. Kernels that hold the attention
+    matrix ("eager") add heads · longest² for each layer that is kept.
+    """
+    s, tokens = setup.job.settings, setup.micro_tokens
+    one = layer_activation_bytes(shape, tokens, setup.width)
+    if s.attention == "eager":
+        one += shape.heads * setup.longest**2 * (4 + (2 if setup.width == 2 else 0))
+    kept = one + shape.layers * stream(setup, shape) if s.activation_checkpointing else shape.layers * one
+    return kept + 2 * stream(setup, shape) + 4 * tokens * shape.hidden
+
+
+def stream(setup: Setup, shape: Shape) -> float:
+    """Bytes of the residual stream of the largest micro-batch."""
+    return float(setup.micro_tokens * shape.hidden * setup.width)
+
+
+def logits(setup: Setup, shape: Shape, backward: bool) -> float:
+    """Bytes of one chunk of logits: as computed, in fp32, their log-softmax, and in backward their gradients."""
+    if shape.vocab == 1:
+        return 8.0 * setup.micro_tokens
+    rows = min(setup.job.settings.logits_chunk, setup.micro_tokens)
+    return float(rows * shape.vocab * (setup.width + 8 + (setup.width + 4 if backward else 0)))
+
+
+def forward_memory(setup: Setup, owner: str, shape: Shape) -> Memory:
+    """What a pass without gradient adds."""
+    return {
+        (owner, "gather and reduce buffers"): gathered(setup, shape),
+        (owner, "activations"): layer_workspace_bytes(shape, setup.micro_tokens, setup.width, False),
+        (owner, "logits"): logits(setup, shape, False),
+    }
+
+
+def backward_memory(setup: Setup, owner: str, shape: Shape) -> Memory:
+    """What forward and backward of one micro-batch add, its gradients included.
+
+    ZeRO-2 sums its partition of the gradients over micro-batches and reduces through a bucket. A gradient
+    that is larger than the bucket (an embedding of 32B) stands beside it.
+    """
+    s = setup.job.settings
+    bucket = setup.width * min(setup.assume.bucket_elements, shape.parameters)
+    beside = setup.width * shape.largest_piece
+    work = layer_workspace_bytes(shape, setup.micro_tokens, setup.width, True)
+    memory = {
+        (owner, "gather and reduce buffers"): gathered(setup, shape) + beside + (bucket if s.zero_stage == 2 else 0),
+        (owner, "activations"): activations(setup, shape) + work,
+        (owner, "logits"): logits(setup, shape, True),
+    }
+    if s.zero_stage == 2 and not s.offload_optimizer:
+        memory[owner, "gradients"] = setup.width * shape.parameters / s.ranks
+    return memory
+
+
+def step_memory(setup: Setup, owner: str, shape: Shape) -> Memory:
+    """What the optimizer's step adds: the fp32 copy of the gradient partition, and ZeRO-2's all-gather."""
+    s, share = setup.job.settings, shape.parameters / setup.job.settings.ranks
+    memory: Memory = {}
+    if not s.offload_optimizer:
+        if s.zero_stage == 2:
+            memory[owner, "gradients"] = (setup.width + 4) * share
+        else:
+            memory[owner, "gradients"] = 4 * min(share, setup.assume.sub_group_elements)
+    if s.zero_stage == 2 and s.ranks > 1:
+        memory[owner, "gather and reduce buffers"] = setup.width * min(setup.assume.bucket_elements, shape.parameters)
+    return memory
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Memory of the sampler
+# ---------------------------------------------------------------------------------------------------------
+
+
+def sampler_weights(setup: Setup) -> float:
+    """Bytes of vLLM's weights on one GPU of a tensor-parallel group."""
+    return setup.width * setup.actor.parameters / setup.job.settings.tensor_parallel
+
+
+def kv_token_bytes(setup: Setup) -> float:
+    """Bytes of KV cache for one token on one GPU; heads are split over the group, never less than one each."""
+    tp = setup.job.settings.tensor_parallel
+    return setup.width * setup.actor.kv_elements * max(1 / tp, 1 / setup.actor.kv_heads)
+
+
+def sampler_memory(setup: Setup) -> Memory:
+    """vLLM awake. It fills its share of the GPU: what weights and buffers leave becomes KV cache."""
+    fixed = setup.assume.sampler_fixed_gib * GIB
+    pool = setup.job.settings.sampler_memory * setup.gpu.memory - sampler_weights(setup) - fixed
+    return {
+        ("vllm", "weights"): sampler_weights(setup),
+        ("vllm", "fixed"): fixed,
+        ("vllm", "KV cache"): max(pool, kv_token_bytes(setup) * setup.longest),
+    }
+
+
+def kv_pool(setup: Setup) -> float:
+    """Bytes of KV cache on one GPU; negative if weights alone exceed vLLM's share."""
+    fixed = setup.assume.sampler_fixed_gib * GIB
+    return setup.job.settings.sampler_memory * setup.gpu.memory - sampler_weights(setup) - fixed
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Phases
+# ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One GPU's memory at the worst moment of a phase."""
+
+    name: str
+    parts: dict[tuple[str, str], float]
+    """(owner, part) -> bytes."""
+
+    @property
+    def total(self) -> float:
+        """Bytes."""
+        return sum(self.parts.values())
+
+
+def add(*parts: Memory) -> Memory:
+    """Sum by owner and part."""
+    result: Memory = {}
+    for part in parts:
+        for key, x in part.items():
+            result[key] = result.get(key, 0.0) + x
+    return result
+
+
+def phases(setup: Setup) -> list[Phase]:
+    """The phases of one step in order (sample → forward → critic update → actor update → sync)."""
+    s = setup.job.settings
+    base = add(*(resident(setup, owner, shape) for owner, shape in setup.learners))
+    if setup.job.config.kl_coef > 0:
+        n = setup.actor.parameters / (s.ranks if s.zero_stage == 3 else 1)
+        base = add(base, {("reference", "weights"): setup.width * n})
+    awake = sampler_memory(setup)
+    asleep = {("vllm", "fixed"): setup.assume.sampler_asleep_gib * GIB} if s.sampler_sleep else awake
+    worst_forward = max(
+        (forward_memory(setup, o, m) for o, m in setup.learners), key=lambda memory: sum(memory.values())
+    )
+    moments: list[tuple[str, Memory, Memory]] = [("sample", awake, {}), ("forward", asleep, worst_forward)]
+    for owner, shape in setup.learners:
+        moments.append((f"{owner} backward", asleep, backward_memory(setup, owner, shape)))
+        moments.append((f"{owner} step", asleep, step_memory(setup, owner, shape)))
+    # Weights travel in pieces: the largest module whole, and its copy in the sampler's layout. The KV cache
+    # is taken again after the push where the sampler sleeps.
+    push = {("actor", "gather and reduce buffers"): 2.0 * setup.width * setup.actor.largest_piece}
+    loaded = {k: x for k, x in awake.items() if not (s.sampler_sleep and k[1] == "KV cache")}
+    moments.append(("sync", loaded, push))
+    return [Phase(name, overhead(setup, add(base, extra), sampler)) for name, sampler, extra in moments]
+
+
+def overhead(setup: Setup, learner: Memory, sampler: Memory) -> Memory:
+    """Adds what no tensor accounts for."""
+    lost = setup.assume.fragmentation * sum(learner.values())
+    return add(learner, sampler, {("gpu", "fixed"): setup.assume.fixed_gib * GIB, ("gpu", "fragmentation"): lost})
+
+
+def host_memory(setup: Setup) -> float:
+    """Bytes of CPU memory of one machine: offloaded optimizers, and vLLM's weights while it sleeps.
+
+    Offloaded: master weight, two moments and the fp32 gradient partition, 16 bytes a weight, pinned.
+    """
+    s = setup.job.settings
+    here = min(s.ranks, s.ranks_per_node)
+    total = 16.0 * sum(m.parameters for _, m in setup.learners) / s.ranks * here if s.offload_optimizer else 0.0
+    return total + (sampler_weights(setup) * here if s.sampler_sleep else 0.0)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Time
+# ---------------------------------------------------------------------------------------------------------
+
+
+def response_lengths(limit: int, share: float, count: int) -> list[int]:
+    """`count` response lengths in tokens: quantiles of an exponential cut at the limit, in a fixed shuffle.
+
+    Mean of min(Exp(τ), limit) = τ (1 − e^(−limit/τ)) = share · limit is solved for τ by bisection.
+    """
+    if share > 0.99:
+        return [limit] * count
+    low, high = 1e-3, 1e3  # τ as a share of the limit
+    for _ in range(100):
+        mid = math.sqrt(low * high)
+        low, high = (mid, high) if mid * -math.expm1(-1 / mid) < share else (low, mid)
+    lengths = [max(1, min(limit, round(-low * limit * math.log1p(-(i + 0.5) / count)))) for i in range(count)]
+    step = max(1, round(count * 0.618))
+    while math.gcd(step, count) > 1:
+        step += 1
+    return [lengths[i * step % count] for i in range(count)]
+
+
+@dataclass(frozen=True)
+class Load:
+    """The tokens of one rollout, over all ranks."""
+
+    responses: int
+    prompts: int
+    tokens: float
+    """Σ s, prompt and response."""
+    response_tokens: float
+    squares: float
+    """Σ s², for attention."""
+
+
+def load(setup: Setup, responses: int, group: int) -> Load:
+    """What so many responses amount to."""
+    p, lengths = (
+        setup.assume.prompt_tokens,
+        response_lengths(setup.job.config.max_new_tokens, setup.assume.response_share, 512),
+    )
+    mean = sum(lengths) / len(lengths)
+    squares = sum((p + x) ** 2 for x in lengths) / len(lengths)
+    return Load(responses, -(-responses // group), responses * (p + mean), responses * mean, responses * squares)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How long vLLM takes for one rollout."""
+
+    seconds: float
+    slots: int
+    """Responses that one engine works on at once: what fits the KV cache, at most sampler_sequences."""
+    idle: float
+    """Share of these slots that stand empty while the longest responses finish."""
+
+
+def sampling(setup: Setup, work: Load) -> Sampling:
+    """Prefill, then continuous batching simulated from completion to completion.
+
+    A decoded token of a batch reads all weights and the KV cache of the batch, or does its FLOPs, whichever
+    takes longer, plus a fixed overhead. A group shares the prefill of its prompt.
+    """
+    s, a, gpu = setup.job.settings, setup.assume, setup.gpu
+    engines = max(s.ranks // s.tensor_parallel, 1)
+    count = -(-work.responses // engines)
+    lengths = response_lengths(setup.job.config.max_new_tokens, a.response_share, count)
+    mean = sum(lengths) / count
+    # A response in flight is on average as long as a length-biased one half-way.
+    context = a.prompt_tokens + sum(x * x for x in lengths) / count / mean / 2
+    fits = int(max(kv_pool(setup), 0.0) / kv_token_bytes(setup) / context)
+    slots = max(1, min(s.sampler_sequences, fits, count))
+    latency = a.decode_overhead + (2 * setup.actor.layers * a.allreduce_latency if s.tensor_parallel > 1 else 0)
+    flops = 2.0 * setup.actor.matmul_parameters / s.tensor_parallel / (gpu.flops * a.sampler_efficiency)
+    read = 1 / (gpu.bandwidth * a.sampler_bandwidth)
+
+    def decode(active: int) -> float:
+        traffic = (sampler_weights(setup) + active * context * kv_token_bytes(setup)) * read
+        return max(traffic, active * flops) + latency
+
+    waiting, running = lengths[slots:][::-1], lengths[:slots]
+    heapq.heapify(running)
+    now, seconds = 0, 0.0
+    while running:
+        end, active = heapq.heappop(running), len(running) + 1
+        seconds += (end - now) * decode(active)
+        now = end
+        if waiting:
+            heapq.heappush(running, now + waiting.pop())
+    prefill = work.prompts / engines * a.prompt_tokens * flops
+    return Sampling(prefill + seconds, slots, 1 - sum(lengths) / (now * slots))
+
+
+def collective_seconds(setup: Setup, size: float) -> float:
+    """Seconds of an all-gather or reduce-scatter of `size` bytes: size · (r − 1)/r over the bus bandwidth.
+
+    A ring crosses from machine to machine once for each adapter, so the bus is the slower of a GPU's link
+    and a machine's whole network.
+    """
+    s = setup.job.settings
+    if s.ranks == 1:
+        return 0.0
+    bus = setup.gpu.link if s.ranks <= s.ranks_per_node else min(setup.gpu.link, setup.gpu.network)
+    return size * (s.ranks - 1) / s.ranks / (bus * setup.assume.network_efficiency)
+
+
+def micro_batches(setup: Setup, tokens: float) -> int:
+    """Micro-batches of one rank for so many tokens over all ranks."""
+    s = setup.job.settings
+    return max(1, math.ceil(tokens / s.ranks / (s.token_budget * setup.assume.fill)))
+
+
+def pass_seconds(setup: Setup, shape: Shape, work: Load, backward: bool) -> float:
+    """Seconds of passes over a rollout, on the slowest rank.
+
+    Compute: a backward pass is two forward passes, and one more under checkpointing; logits are recomputed
+    chunk by chunk, which head FLOPs count once more. ZeRO-3 gathers all weights for a forward pass and
+    again for a backward one, and scatters gradients; ZeRO-2 scatters gradients alone.
+    """
+    s, a = setup.job.settings, setup.assume
+    forward = forward_flops(shape, work.tokens, work.squares)
+    head = 2.0 * shape.head_parameters * work.tokens
+    factor = (4 if s.activation_checkpointing else 3) if backward else 1
+    flops = factor * forward + (head if backward and not s.activation_checkpointing else 0)
+    compute = flops / s.ranks / (setup.gpu.flops * a.learner_efficiency) * a.imbalance
+    steps = setup.job.config.batch_size / setup.job.config.mini_batch if backward else 1
+    count = steps * micro_batches(setup, work.tokens / steps)
+    moved = (1 if backward else 0) + ((2 if backward else 1) if s.zero_stage == 3 else 0)
+    wires = count * moved * collective_seconds(setup, setup.width * shape.parameters)
+    return compute + max(wires * (1 - a.overlap), wires - compute)
+
+
+def optimizer_seconds(setup: Setup, shape: Shape) -> float:
+    """Seconds of one optimizer step: Adam reads and writes 30 bytes a weight; ZeRO-2 gathers the new weights."""
+    s = setup.job.settings
+    share = shape.parameters / s.ranks
+    if s.offload_optimizer:
+        ranks_here = min(s.ranks, s.ranks_per_node)
+        seconds = 30 * share * ranks_here / setup.gpu.host_bandwidth + 2 * setup.width * share / setup.gpu.host_link
+    else:
+        seconds = 30 * share / (setup.gpu.bandwidth * setup.assume.sampler_bandwidth)
+    gather = collective_seconds(setup, setup.width * shape.parameters) if s.zero_stage == 2 else 0.0
+    return seconds + gather
+
+
+def times(setup: Setup) -> dict[str, float]:
+    """Seconds of each phase of one step."""
+    c = setup.job.config
+    work = load(setup, c.batch_size, c.group_size)
+    rounds = 1 + setup.assume.dynamic_rounds * c.dynamic_sampling
+    steps = c.batch_size / c.mini_batch
+    result = {"sample": rounds * sampling(setup, work).seconds}
+    forward = sum(pass_seconds(setup, shape, work, False) for _, shape in setup.learners)
+    result["forward"] = forward + (pass_seconds(setup, setup.actor, work, False) if c.kl_coef > 0 else 0.0)
+    for owner, shape in setup.learners:
+        one = pass_seconds(setup, shape, work, True) + steps * optimizer_seconds(setup, shape)
+        result[f"{owner} update"] = one * (c.epochs if owner == "actor" else c.critic_epochs)
+    result["sync"] = collective_seconds(setup, setup.width * setup.actor.parameters) + setup.assume.switch_seconds
+    return result
+
+
+def whole_run(setup: Setup, step: dict[str, float]) -> dict[str, float]:
+    """Seconds of the run by what they are spent on: pretraining of the critic, steps, evaluations."""
+    c = setup.job.config
+    result = {"steps": c.steps * sum(step.values())}
+    if setup.critic:
+        rollouts = c.value_pretrain_steps + (c.reward_model_steps if c.critic_init == "reward-model" else 0)
+        one = sampling(setup, load(setup, c.batch_size, c.group_size)).seconds + step["critic update"]
+        one += pass_seconds(setup, setup.critic, load(setup, c.batch_size, c.group_size), False)
+        result["value-pretraining"] = rollouts * one
+    evaluations = 1 + (c.steps // c.eval_every if c.eval_every else 0) + (1 if c.steps else 0)
+    tested = load(setup, c.eval_problems * c.eval_samples, c.eval_samples)
+    result["evaluations"] = evaluations * sampling(setup, tested).seconds
+    return result
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The plan
+# ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The answer: does it fit, what does it need, how long does it take."""
+
+    setup: Setup
+    phases: tuple[Phase, ...]
+    host: float
+    """Bytes of CPU memory for each machine."""
+    step: dict[str, float]
+    """Seconds of each phase of one step."""
+    run: dict[str, float]
+    """Seconds of each part of the run."""
+    sampling: Sampling
+    reasons: tuple[str, ...]
+    """Why it does not fit; empty if it does."""
+    suggestions: tuple[str, ...]
+    """What to change; filled only if it does not fit."""
+
+    @property
+    def fits(self) -> bool:
+        """True if every phase fits the GPU and the machine."""
+        return not self.reasons
+
+    @property
+    def peak(self) -> Phase:
+        """The phase that needs most."""
+        return max(self.phases, key=lambda phase: phase.total)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers (bytes and seconds) for JSON."""
+        return {
+            "model": self.setup.job.model,
+            "gpu": self.setup.gpu.name,
+            "settings": dataclasses.asdict(self.setup.job.settings),
+            "assumptions": dataclasses.asdict(self.setup.assume),
+            "parameters": {owner: shape.parameters for owner, shape in self.setup.learners},
+            "capacity_bytes": self.setup.gpu.memory,
+            "memory_bytes": {
+                phase.name: {f"{owner}/{part}": round(x) for (owner, part), x in phase.parts.items()}
+                for phase in self.phases
+            },
+            "peak_bytes": {phase.name: round(phase.total) for phase in self.phases},
+            "host_bytes": round(self.host),
+            "step_seconds": self.step,
+            "run_seconds": self.run,
+            "sampler": dataclasses.asdict(self.sampling),
+            "fits": self.fits,
+            "reasons": list(self.reasons),
+            "suggestions": list(self.suggestions),
+        }
+
+
+def make_setup(
+    job: Job, gpu: str | Gpu = "h100-80", assume: Assumptions | None = None, critic_model: str | None = None
+) -> Setup:
+    """Resolves names into numbers; counts both networks on the meta device.
+
+    Raises:
+        UserError: unknown GPU or model.
+    """
+    if isinstance(gpu, str):
+        if gpu not in GPUS:
+            raise UserError(f"unknown GPU '{gpu}'; known are {', '.join(GPUS)}.")
+        gpu = GPUS[gpu]
+    critic = None
+    if job.config.advantage == "gae":
+        named = critic_model or (
+            job.config.critic_init if job.config.critic_init not in ("policy", "reward-model") else job.model
+        )
+        critic = shape_of(model_folder(named, job.task), "critic")
+    return Setup(job, shape_of(model_folder(job.model, job.task), "actor"), critic, gpu, assume or Assumptions())
+
+
+def model_folder(model: str, task: str) -> str:
+    """The folder behind a model's name; `base` is the embedded base model of the task."""
+    if model != "base":
+        return model
+    from minivapo.base import BASES
+
+    return str(BASES / task)
+
+
+def plan(
+    job: Job, gpu: str | Gpu = "h100-80", assume: Assumptions | None = None, critic_model: str | None = None
+) -> Plan:
+    """Plans a run; see the module's docstring.
+
+    Args:
+        job: from `scaled.config.read_job`; `job.settings.ranks` GPUs are planned for.
+        gpu: a key of GPUS, or a Gpu, for example of `this_gpu`.
+        assume: what cannot be known before the run.
+        critic_model: plan with this model as the critic; default: what the config starts it from.
+
+    Raises:
+        UserError: unknown GPU or model, or the job does not divide over its ranks.
+    """
+    return plan_setup(make_setup(job, gpu, assume, critic_model))
+
+
+def plan_setup(setup: Setup, suggest: bool = True) -> Plan:
+    """Plans what `make_setup` resolved."""
+    check_ranks(setup.job, setup.job.settings.ranks)
+    found, host = phases(setup), host_memory(setup)
+    step = times(setup)
+    why = tuple(reasons(setup, found, host))
+    work = load(setup, setup.job.config.batch_size, setup.job.config.group_size)
+    advice = tuple(suggestions(setup)) if why and suggest else ()
+    return Plan(setup, tuple(found), host, step, whole_run(setup, step), sampling(setup, work), why, advice)
+
+
+def reasons(setup: Setup, found: Sequence[Phase], host: float) -> Iterator[str]:
+    """One line for everything that does not fit."""
+    for phase in found:
+        if phase.total > setup.gpu.memory:
+            (owner, part), x = max(phase.parts.items(), key=lambda item: item[1])
+            yield (
+                f"{phase.name} needs {gib(phase.total)} GiB of {gib(setup.gpu.memory)} on each GPU "
+                f"(largest: {owner} {part}, {gib(x)} GiB)."
+            )
+    need = kv_token_bytes(setup) * setup.longest
+    if kv_pool(setup) < need:
+        yield (
+            f"vLLM's share of {gib(setup.job.settings.sampler_memory * setup.gpu.memory)} GiB does not hold its "
+            f"weights ({gib(sampler_weights(setup))} GiB), buffers and the KV cache of one longest response "
+            f"({setup.longest} tokens, {gib(need)} GiB)."
+        )
+    if host > setup.gpu.host_memory:
+        yield f"CPU memory: {gib(host)} GiB needed on each machine, {gib(setup.gpu.host_memory)} GiB there."
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What to change
+# ---------------------------------------------------------------------------------------------------------
+
+
+def suggestions(setup: Setup) -> Iterator[str]:
+    """Changes tried one by one, and then together until the plan fits; each line says what it achieves."""
+    singles = [(text, s) for text, s in changes(setup) if fit(s)]
+    for text, changed in singles:
+        yield f"{text}: fits, {gib(worst(changed))} GiB at the worst moment."
+    if singles:
+        return
+    # What costs least time comes first; what does not help is left out.
+    current, used = setup, list[str]()
+    for _ in range(12):
+        best = next(((t, s) for t, s in changes(current) if improves(s, current)), None)
+        if best is None:
+            break
+        text, current = best
+        used.append(text)
+        if fit(current):
+            yield f"together: {'; '.join(used)}: fits, {gib(worst(current))} GiB at the worst moment."
+            return
+    yield (
+        f"no combination of settings fits {setup.job.settings.ranks} × {setup.gpu.name}: "
+        "take more or larger GPUs, or a smaller model."
+    )
+
+
+def changes(setup: Setup) -> Iterator[tuple[str, Setup]]:
+    """Every change worth trying, cheapest in time first, as (words, changed setup)."""
+    s, c = setup.job.settings, setup.job.config
+
+    def with_settings(text: str, **fields: Any) -> tuple[str, Setup]:
+        job = dataclasses.replace(setup.job, settings=dataclasses.replace(s, **fields))
+        return text, dataclasses.replace(setup, job=job)
+
+    if not s.sampler_sleep:
+        yield with_settings("sampler_sleep: true", sampler_sleep=True)
+    if not s.activation_checkpointing:
+        yield with_settings("activation_checkpointing: true", activation_checkpointing=True)
+    if s.zero_stage == 2 and s.ranks > 1:
+        yield with_settings("zero_stage: 3", zero_stage=3)
+    if s.dtype == "float32":
+        yield with_settings("dtype: bfloat16", dtype="bfloat16")
+    if s.logits_chunk > 256:
+        yield with_settings(f"logits_chunk: {s.logits_chunk // 2}", logits_chunk=s.logits_chunk // 2)
+    if s.token_budget > setup.longest:
+        smaller = max(s.token_budget // 2, setup.longest)
+        yield with_settings(f"token_budget: {smaller}", token_budget=smaller)
+    yield from sampler_changes(setup, with_settings)
+    yield with_settings("offload_optimizer: true", offload_optimizer=True)
+    for factor in (2, 4, 8):
+        ranks = s.ranks * factor
+        if c.mini_batch % ranks == 0 and c.prompts_per_step % ranks == 0:
+            yield with_settings(f"ranks: {ranks}", ranks=ranks)
+    if c.max_new_tokens > 1024:
+        shorter = dataclasses.replace(
+            c, max_new_tokens=c.max_new_tokens // 2, overlong_buffer=min(c.overlong_buffer, c.max_new_tokens // 2 - 1)
+        )
+        job = dataclasses.replace(setup.job, config=shorter)
+        yield f"max_new_tokens: {shorter.max_new_tokens}", dataclasses.replace(setup, job=job)
+    if setup.critic:
+        names = [n for n in KNOWN if shape_of(n, "critic").parameters < setup.critic.parameters]
+        for name in reversed(names):
+            smaller_critic = dataclasses.replace(setup, critic=shape_of(name, "critic"))
+            yield f"a critic of {name} (critic_init: a saved critic of that size)", smaller_critic
+    for gpu in sorted(GPUS.values(), key=lambda gpu: gpu.memory):
+        if gpu.memory > setup.gpu.memory * 1.1:
+            yield f"GPUs with more memory ({gpu.name})", dataclasses.replace(setup, gpu=gpu)
+
+
+def sampler_changes(setup: Setup, with_settings: Any) -> Iterator[tuple[str, Setup]]:
+    """Another share for vLLM, so large as the learners leave, and larger tensor-parallel groups."""
+    s = setup.job.settings
+    learner = sum(x for (owner, _), x in phases(setup)[0].parts.items() if owner != "vllm")
+    free = math.floor(100 * (1 - learner / setup.gpu.memory)) / 100
+    if 0 < free < 1 and free != s.sampler_memory:
+        yield with_settings(f"sampler_memory: {free}", sampler_memory=free)
+    for tp in (2 * s.tensor_parallel, 4 * s.tensor_parallel):
+        if tp <= s.ranks_per_node and s.ranks % tp == 0 and setup.actor.heads % tp == 0:
+            yield with_settings(f"tensor_parallel: {tp}", tensor_parallel=tp)
+            if 0 < free < 1 and free != s.sampler_memory:
+                both = f"tensor_parallel: {tp} and sampler_memory: {free}"
+                yield with_settings(both, tensor_parallel=tp, sampler_memory=free)
+
+
+def fit(setup: Setup) -> bool:
+    """True if the plan of this setup fits."""
+    return not any(True for _ in reasons(setup, phases(setup), host_memory(setup)))
+
+
+def worst(setup: Setup) -> float:
+    """Bytes of the worst phase."""
+    return max(phase.total for phase in phases(setup))
+
+
+def shortfall(setup: Setup) -> float:
+    """Bytes missing, over all phases, vLLM's cache and the machine's memory; 0 if it fits."""
+    over = sum(max(0.0, phase.total - setup.gpu.memory) for phase in phases(setup))
+    cache = max(0.0, kv_token_bytes(setup) * setup.longest - kv_pool(setup))
+    return over + cache + max(0.0, host_memory(setup) - setup.gpu.host_memory)
+
+
+def improves(changed: Setup, current: Setup) -> bool:
+    """True if at least a tenth of what is missing is won, so that no useless change is recommended."""
+    return shortfall(changed) < 0.9 * shortfall(current)
+
+
+def this_gpu() -> Gpu | None:
+    """The GPU of this process with its true capacity, and speeds of the nearest known kind; None without one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    name = properties.name.lower().replace(" ", "")
+    nearest = min(
+        GPUS.values(),
+        key=lambda gpu: (gpu.name.partition("-")[0] not in name, abs(gpu.memory - properties.total_memory)),
+    )
+    return dataclasses.replace(nearest, name=properties.name, memory=float(properties.total_memory))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The command
+# ---------------------------------------------------------------------------------------------------------
+
+
+def gib(x: float) -> str:
+    """Bytes as GiB with one decimal; two below one."""
+    return f"{x / GIB:.2f}" if x < GIB else f"{x / GIB:.1f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 41 s, 12 min, 3.4 h, 6.1 days."""
+    for unit, size, below in (("s", 1, 120), ("min", 60, 7200), ("h", 3600, 172800)):
+        if seconds < below:
+            return f"{seconds / size:.{0 if unit == 's' and seconds >= 10 else 1}f} {unit}"
+    return f"{seconds / 86400:.1f} days"
+
+
+def memory_rows(plan: Plan) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the memory table: parts down, phases across, GiB."""
+    keys = list(dict.fromkeys(key for phase in plan.phases for key in phase.parts))
+    order = ["actor", "critic", "reference", "vllm", "gpu"]
+    keys.sort(key=lambda key: order.index(key[0]))
+    rows = []
+    for owner, part in keys:
+        cells = [phase.parts.get((owner, part), 0.0) for phase in plan.phases]
+        rows.append([owner, part, *(gib(x) if x else "" for x in cells)])
+    rows.append(["", "total", *(gib(phase.total) for phase in plan.phases)])
+    return ["", "GiB on each GPU", *(phase.name for phase in plan.phases)], rows
+
+
+def time_rows(plan: Plan) -> list[list[str]]:
+    """Rows of the time table: phase, seconds, share of a step; then the run."""
+    total = sum(plan.step.values())
+    rows = [[name, duration(x), f"{x / total:.0%}"] for name, x in plan.step.items()]
+    rows.append(["one step", duration(total), "100%"])
+    run = sum(plan.run.values())
+    rows += [[f"run: {name}", duration(x), f"{x / run:.0%}"] for name, x in plan.run.items()]
+    hours = run / 3600 * plan.setup.job.settings.ranks
+    rows.append(["whole run", duration(run), f"{hours:,.0f} GPU-hours"])
+    return rows
+
+
+def headline(plan: Plan) -> str:
+    """The run in one paragraph."""
+    setup, s, c = plan.setup, plan.setup.job.settings, plan.setup.job.config
+    critic = f", critic {setup.critic.parameters / 1e9:.2f} B weights" if setup.critic else ", no critic"
+    return (
+        f"{setup.job.model} ({setup.job.preset}): actor {setup.actor.parameters / 1e9:.2f} B weights{critic}; "
+        f"{s.ranks} × {setup.gpu.name}, ZeRO-{s.zero_stage}, {s.dtype}"
+        f"{', optimizer in CPU memory' if s.offload_optimizer else ''}, "
+        f"{'activation checkpointing, ' if s.activation_checkpointing else ''}micro-batches of at most "
+        f"{setup.micro_tokens:,} tokens; vLLM on {s.tensor_parallel} GPU(s) each, {plan.sampling.slots} responses at "
+        f"once ({plan.sampling.idle:.0%} of their slots idle behind the longest); {c.batch_size:,} responses of at "
+        f"most {c.max_new_tokens:,} tokens (mean {setup.assume.response_share * c.max_new_tokens:,.0f} assumed) a step."
+    )
+
+
+def verdict(plan: Plan) -> list[str]:
+    """Fits or not, why, and what to change."""
+    peak = plan.peak
+    room = plan.setup.gpu.memory - peak.total
+    host = f"CPU memory: {gib(plan.host)} GiB a machine"
+    if plan.fits:
+        return [
+            f"fits: {gib(peak.total)} of {gib(plan.setup.gpu.memory)} GiB at the worst moment ({peak.name}), "
+            f"{gib(room)} GiB to spare. {host}."
+        ]
+    return ["does not fit.", *(f"- {r}" for r in plan.reasons), "change:", *(f"- {x}" for x in plan.suggestions)]
+
+
+def show(plan: Plan) -> None:
+    """Prints the plan with rich."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(headline(plan), highlight=False)
+    header, rows = memory_rows(plan)
+    table = Table(title=f"Memory, GiB on each GPU of {gib(plan.setup.gpu.memory)}")
+    for i, name in enumerate(header):
+        table.add_column(name, justify="right" if i > 1 else "left", no_wrap=i > 1 and False)
+    for i, row in enumerate(rows):
+        table.add_row(*row, end_section=i + 2 >= len(rows), style="bold" if i + 1 == len(rows) else "")
+    console.print(table)
+    table = Table("phase", "time", "share", title="Time")
+    for row in time_rows(plan):
+        table.add_row(*row)
+    console.print(table)
+    console.print("\n".join(verdict(plan)), highlight=False, style="green" if plan.fits else "red")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Plan a scaled run. Keys of the config are overridden as in scaled.train: --token-budget 8192."""
+
+    gpu: str = "h100-80"
+    """Kind of GPU: a100-80, h100-80, h200-141, rtx4080-16 or rtx4090-24."""
+    critic_model: str | None = None
+    """Plan with this model as the critic, for example Qwen/Qwen2.5-1.5B."""
+    format: Literal["table", "json", "markdown"] = "table"
+    """How to print."""
+    assume: Assumptions = dataclasses.field(default_factory=Assumptions)
+
+
+def markdown(plan: Plan) -> str:
+    """The plan as Markdown tables, for the documentation."""
+    header, rows = memory_rows(plan)
+    lines = [headline(plan), "", "| " + " | ".join(header) + " |", "|---" * 2 + "|--:" * (len(header) - 2) + "|"]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    lines += ["", "| phase | time | share |", "|---|--:|--:|"]
+    lines += ["| " + " | ".join(row) + " |" for row in time_rows(plan)]
+    return "\n".join([*lines, "", *verdict(plan)])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m scaled.plan CONFIG`: 0 if it fits, 1 if not, 2 if the question is wrong."""
+    import tyro
+
+    words = list(sys.argv[1:] if argv is None else argv)
+    path = words.pop(0) if words and not words[0].startswith("-") else None
+    args, rest = tyro.cli(
+        tyro.conf.configure(tyro.conf.OmitArgPrefixes)(Arguments),
+        args=words,
+        prog="python -m scaled.plan CONFIG",
+        return_unknown_args=True,
+    )
+    try:
+        if path is None:
+            raise UserError("name a config file: python -m scaled.plan scaled/configs/qwen2.5-7b-8gpu.yaml")
+        result = plan(read_job(path, rest), args.gpu, args.assume, args.critic_model)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if args.format == "json":
+        print(json.dumps(result.to_dict(), indent=1))
+    elif args.format == "markdown":
+        print(markdown(result))
+    else:
+        show(result)
+    return 0 if result.fits else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
