@@ -55,7 +55,8 @@ class ChunkedLogProbs(torch.autograd.Function):
             delta = delta.to(hidden.dtype)
             grad_hidden[part] = delta @ weight
             grad_weight += delta.T @ hidden[part]
-        grad_bias = None if grad_bias is None else grad_bias.to(bias.dtype)
+        if grad_bias is not None:
+            grad_bias = grad_bias.to(weight.dtype)
         return grad_hidden, grad_weight.to(weight.dtype), grad_bias, None, None, None
 
 
@@ -113,7 +114,7 @@ class CriticModule(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        head = next(m for m in reversed(list(model.modules())) if isinstance(m, nn.Linear) and m.out_features == 1)
+        head: Any = next(m for m in reversed(list(model.modules())) if isinstance(m, nn.Linear) and m.out_features == 1)
         head.forward = functools.partial(head_scores, head)
 
     def forward(self, tokens: Tensor, positions: Tensor, **attention: Any) -> Tensor:

@@ -36,7 +36,7 @@ from minivapo.measure import Metrics
 from minivapo.vapo import Config, LossFn, Outputs
 from scaled.config import Settings
 from scaled.head import CriticModule, PolicyModule
-from scaled.packing import Packed, balance, cut, imbalance, pack, tensors, to_device, unpack
+from scaled.packing import Packed, balance, cut, imbalance, make_rows, pack, tensors, to_device, unpack
 from scaled.world import ON_GPU, DistributedWorld, local_device
 
 GATHER = 2**28
@@ -156,6 +156,7 @@ class DeepSpeedLearner:
         passes = self.passes(micro)
         sums: dict[str, Tensor] = {}
         maxima: dict[str, Tensor] = {}
+        total = 0.0
         for i in range(passes):
             self.engine.set_gradient_accumulation_boundary(i == passes - 1)
             if i < len(micro):
@@ -223,7 +224,7 @@ class DeepSpeedLearner:
         for rank in range(world.size):
             index = (owners[world.rank] == rank).nonzero()[:, 0]
             outgoing.append(tensors(rollout.rows(index)) if len(index) else {})
-        incoming = [Rollout(**part) for part in world.exchange(outgoing) if part]
+        incoming = [make_rows(part) for part in world.exchange(outgoing) if part]
         origin = [(part == world.rank).nonzero()[:, 0] for part in owners]
         return join(incoming, 0), origin, unequal
 
@@ -349,6 +350,9 @@ def load_model(source: str | Path, kind: str, config: Config, settings: Settings
             model = load_critic(source, config.seed, dtype=dtype)
     del marker
     transformers.integrations.deepspeed.unset_hf_deepspeed_config()
+    for module in model.modules():  # a token classifier drops 10 % of its inputs unless its config says otherwise
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
     for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
         if getattr(model.config, name, None) not in (None, 1, 1.0):
             raise UserError(f"{source} transforms its logits ({name}), which scaled.head does not: use another model.")

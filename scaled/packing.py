@@ -103,13 +103,17 @@ def unpack(x: Float[Tensor, " total"], totals: Int[Tensor, " batch"], width: int
     return torch.where(read, x[(starts[:, None] + source).clamp(0, len(x) - 1)], 0)
 
 
-def to_device(rows: Rollout, device: torch.device) -> Rollout:
-    """The rows with all tensors on the device."""
-    parts = {f.name: getattr(rows, f.name) for f in dataclasses.fields(rows)}
-    return Rollout(**{k: x.to(device) if isinstance(x, Tensor) else x for k, x in parts.items()})
-
-
 def tensors(rows: Rollout) -> dict[str, Tensor]:
     """The tensors of a rollout by name."""
     parts = {f.name: getattr(rows, f.name) for f in dataclasses.fields(rows)}
     return {k: x for k, x in parts.items() if isinstance(x, Tensor)}
+
+
+def make_rows(parts: dict[str, Any]) -> Rollout:
+    """The rollout of which `tensors` gave the tensors."""
+    return Rollout(**parts)
+
+
+def to_device(rows: Rollout, device: torch.device) -> Rollout:
+    """The rows with all tensors on the device."""
+    return make_rows({k: x.to(device) for k, x in tensors(rows).items()})
