@@ -1,8 +1,9 @@
 """The command line: `minivapo train | eval | sample | ablate | report | watch | make-base | reward-model`."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: tyro could not resolve names that a command imports for itself.
+import contextlib
 import dataclasses
+import io
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -95,8 +96,7 @@ def train_command(argv: Sequence[str]) -> int:
     name = flag_value(argv, "--preset") or "vapo"
     if name not in PRESETS:
         raise UserError(f"there is no preset '{name}'; choose one of {', '.join(PRESETS)}.")
-    # Config's checks raise UserError while tyro builds it; tyro lets it through.
-    args = tyro.cli(Train, args=list(argv), default=Train(preset=name, config=PRESETS[name]), prog="minivapo train")
+    args = parse(Train, args=list(argv), default=Train(preset=name, config=PRESETS[name]), prog="minivapo train")
     return run_train(args)
 
 
@@ -115,8 +115,8 @@ def run_train(args: Any) -> int:
         config, info = read_config(args.resume)
         task_name, model, critic = info["task"], info["model"], info["critic"]
         options = info["task_options"]
-    model = model or default_model(task_name)
     task = make_task(task_name, **options)
+    model = model or default_model(task_name)
     engine = LocalEngine(
         model, config, stop=task.stop, device=pick_device(args.device), critic=critic, autocast=args.bf16
     )
@@ -137,6 +137,29 @@ def run_train(args: Any) -> int:
         raise UserError(f"{run} is complete: there is nothing left to train.")
     print(f"report: {make_report([run])}")
     return 0
+
+
+def parse(kind: Any, *, args: list[str], prog: str, default: Any = None) -> Any:
+    """`tyro.cli`, whose box of help for a mistake becomes one line.
+
+    Raises:
+        SystemExit: with code 0 after `--help`, with code 2 and a message for a mistake.
+    """
+    import tyro
+
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(kind, args=args, prog=prog, **({} if default is None else {"default": default}))
+    except SystemExit as stop:
+        if stop.code:
+            lines = [line.strip("│╭╮╰╯ ") for line in box.getvalue().splitlines()[1:]]
+            first = next((i for i, line in enumerate(lines) if set(line) == {"─"}), len(lines))
+            what = " ".join(lines[:first]).removeprefix("Error parsing config: ").rstrip(".")
+            near = [line.split()[0] for line in lines[first:] if line.startswith("--")]
+            hint = f"; perhaps you meant {' or '.join(near[:3])}" if what.startswith("Unrecognized") and near else ""
+            print(f"minivapo: {what}{hint}. `{prog} --help` explains each flag.", file=sys.stderr)
+        raise
 
 
 def flag_value(argv: Sequence[str], flag: str) -> str | None:
@@ -202,7 +225,7 @@ def make_base_command(argv: Sequence[str]) -> int:
 
     @dataclass(frozen=True)
     class MakeBase:
-        """Make a base model for an embedded task from nothing: a small Qwen2 on noisy demonstrations."""
+        """Make a base model for an embedded task from nothing: a small Llama on noisy demonstrations."""
 
         out: Annotated[Path, tyro.conf.Positional]
         """Folder for the model and its tokenizer; it must not exist."""
@@ -213,7 +236,7 @@ def make_base_command(argv: Sequence[str]) -> int:
         seed: int = 0
         """Of the initial weights and the demonstrations."""
 
-    args = tyro.cli(MakeBase, args=list(argv), prog="minivapo make-base")
+    args = parse(MakeBase, args=list(argv), prog="minivapo make-base")
     import torch
     from rich.progress import Progress
 
@@ -262,7 +285,7 @@ def sample_command(argv: Sequence[str]) -> int:
         template: str | None = None
         """Prompt template of mathematics tasks: base or chat."""
 
-    args = tyro.cli(Show, args=list(argv), prog="minivapo sample")
+    args = parse(Show, args=list(argv), prog="minivapo sample")
     from rich.console import Console
     from rich.text import Text
 
@@ -328,7 +351,7 @@ def report_command(argv: Sequence[str]) -> int:
         out: Path | None = None
         """HTML file; default report.html in the first run."""
 
-    args = tyro.cli(Report, args=list(argv), prog="minivapo report")
+    args = parse(Report, args=list(argv), prog="minivapo report")
     from minivapo.report import make_report
 
     print(f"report: {make_report(list(args.runs), args.out)}")
@@ -346,7 +369,7 @@ def watch_command(argv: Sequence[str]) -> int:
         run: Annotated[Path, tyro.conf.Positional]
         """Run folder."""
 
-    args = tyro.cli(Watch, args=list(argv), prog="minivapo watch")
+    args = parse(Watch, args=list(argv), prog="minivapo watch")
     from minivapo.live import watch
 
     watch(args.run)
