@@ -83,19 +83,21 @@ def gae(
     chunk = min(CHUNK, time)
     chunks = -(-time // chunk)  # of one row
     rows = min(batch, max(1, CPU_TOKENS // time)) if rewards.device.type == "cpu" else batch
-    buffers = torch.empty(3, chunk, rows, chunks, dtype=torch.float64, device=rewards.device)
-    linked = torch.ones(rows, chunks, dtype=torch.float64, device=rewards.device)
-    linked[:, -1] = 0
+    buffers = torch.empty(4, chunk, rows, chunks, dtype=torch.float64, device=rewards.device)
     for first in range(0, batch, rows):
-        part = slice(first, first + rows)
-        r, v, products = buffers[:, :, : min(rows, batch - first)]
-        keep = torch.zeros(r.shape, dtype=torch.bool, device=rewards.device)  # 0 past the end of a row
-        for chunked, source in ((r, rewards), (v, values), (keep, mask)):
-            for to, tokens in _same_tokens(chunked, source[part]):
+        part = slice(first, min(first + rows, batch))
+        r, v, s, p = buffers[:, :, : part.stop - first]
+        keep = torch.empty(r.shape, dtype=torch.bool, device=r.device)
+        if time % chunk:
+            keep[time % chunk :, :, -1] = False  # what fills up the last chunk of a row
+        for chunked, padded in ((r, rewards), (v, values), (keep, mask)):
+            for to, tokens in _same_tokens(chunked, padded[part]):
                 to.copy_(tokens)
-        lam_part = lam[part, None].expand(r.shape[1:])
-        flat = (x.flatten(1) for x in (r, v, products, keep))
-        _solve(*flat, lam_part.flatten(), linked[: r.shape[1]].flatten(), gamma)
+        linked = torch.ones_like(r[0])
+        linked[:, -1] = 0
+        of_chunk, after = lam[part].repeat_interleave(chunks), r.new_zeros(1)
+        r_, v_, s_, p_, keep_ = (x.flatten(1) for x in (r, v, s, p, keep))
+        _solve(r_, v_, s_, p_, keep_, of_chunk, linked.flatten(), after, gamma)
         for of, tokens in _same_tokens(r, advantages[part]):
             tokens.copy_(of)
     return advantages
@@ -146,77 +148,109 @@ def packed_gae(
     if not tokens:
         return torch.empty_like(rewards)
 
-    # Every segment gets chunks of its own. How many in all is known only where cu_seqlens lives, so the buffers
-    # have room for the most there can be, and nothing waits for an accelerator.
+    # Every segment gets chunks of its own. How many in all is known only where cu_seqlens lives, so there is room
+    # for the most there can be (the spare ones hold no token), and nothing waits for an accelerator.
     starts, lengths = starts.to(device, non_blocking=True), lengths.to(device, non_blocking=True)
     chunks = tokens // CHUNK + segments
     count = (lengths + CHUNK - 1) // CHUNK
     last = count.cumsum(0)
-    segment = torch.arange(segments, device=device).repeat_interleave(lengths, output_size=tokens)
-    offset = torch.arange(tokens, device=device) - starts[segment]
-    place = offset % CHUNK * chunks + offset // CHUNK + (last - count)[segment]
-
-    r, v, products = torch.zeros(3, CHUNK, chunks, dtype=torch.float64, device=device)
-    keep = torch.zeros(CHUNK, chunks, dtype=torch.bool, device=device)
-    r.view(-1)[place] = rewards.double()
-    v.view(-1)[place] = values.double()
-    keep.view(-1)[place] = True
-    chunk = torch.arange(chunks, device=device)
-    owner = torch.searchsorted(last, chunk, right=True).clamp(max=segments - 1)
-    _solve(r, v, products, keep, lam[owner], (chunk + 1 < last[owner]).double(), gamma)
-    return r.view(-1)[place].to(rewards.dtype)
+    begin = starts[:-1] - (last - count) * CHUNK  # plus CHUNK times its index: where a chunk's tokens begin
+    index = torch.arange(chunks, device=device)
+    owner = torch.searchsorted(last, index, right=True).clamp_(max=segments - 1)
+    group = min(chunks, CPU_TOKENS // CHUNK) if device.type == "cpu" else chunks
+    buffers = torch.empty(4, CHUNK, group, dtype=torch.float64, device=device)
+    keeps = torch.empty(CHUNK, group, dtype=torch.bool, device=device)
+    step = torch.arange(CHUNK, device=device)[:, None]
+    advantages = rewards.new_empty(tokens + 1)  # one more, where what is no token goes
+    after = lam.new_zeros(1)
+    for stop in range(chunks, 0, -group):
+        part = slice(max(0, stop - group), stop)
+        here = slice(0, stop - part.start)
+        mine = owner[part]
+        first = begin.index_select(0, mine) + index[part] * CHUNK
+        left = starts.index_select(0, mine + 1) - first  # tokens of the segment from there on
+        r, v, s, p = buffers[:, :, here]
+        keep = keeps[:, here]
+        # index_select and scatter_ on flat indices stay on one thread; x[index] and take do not.
+        for j, is_token, reward, value in _pieces(step, keep, r, v):
+            torch.gt(left, j, out=is_token)
+            source = (first + j).clamp_(max=tokens - 1).flatten()
+            reward.copy_(rewards.index_select(0, source).view(reward.shape))
+            value.copy_(values.index_select(0, source).view(value.shape))
+        linked = (left > CHUNK).double()
+        after = _solve(r, v, s, p, keep, lam.index_select(0, mine), linked, after, gamma)
+        for j, is_token, advantage in _pieces(step, keep, r):
+            target = torch.where(is_token, first + j, tokens)
+            advantages.scatter_(0, target.flatten(), advantage.to(rewards.dtype).flatten())
+    return advantages[:tokens]
 
 
 def _solve(
     r: Float[Tensor, "chunk chunks"],
     v: Float[Tensor, "chunk chunks"],
-    products: Float[Tensor, "chunk chunks"],
+    s: Float[Tensor, "chunk chunks"],
+    p: Float[Tensor, "chunk chunks"],
     keep: Bool[Tensor, "chunk chunks"],
     lam: Float[Tensor, " chunks"],
     linked: Float[Tensor, " chunks"],
+    after: Float[Tensor, "1"],
     gamma: float,
-) -> None:
+) -> Float[Tensor, "1"]:
     """Turn rewards into advantages, in place; all float64, a column a chunk.
 
     Args:
         r: rewards; on return, advantages.
         v: values.
-        products: room for the coefficients from a token to the end of its chunk.
+        s: room for S_t.
+        p: room for the product of the coefficients from t to the end of its chunk.
         keep: the mask.
         lam: λ of each chunk.
         linked: 1 where the next chunk continues the same row, else 0.
+        after: S of the token after the last chunk.
         gamma: discount per token.
+
+    Returns:
+        S of the first token.
     """
     zero, one = lam.new_zeros(()), lam.new_ones(())
     decay, bootstrap = gamma * lam, gamma * (1 - lam)
-    handed, own = torch.zeros_like(lam), torch.empty_like(lam)  # S_{t+1} and the part of S_t that is t's own
-    rows = list(zip(r.unbind(), v.unbind(), products.unbind(), keep.unbind(), strict=True))
-    product = torch.ones_like(lam)
-    for reward, value, reach, here in reversed(rows):
-        reach.copy_(product)
+    for reward, value, handed, product, here in _pieces(r, v, s, p, keep):
         # where and not a multiplication: what is masked may be NaN, and 0 · NaN = NaN.
-        torch.mul(value, bootstrap, out=own).addcmul_(reward, decay)
-        torch.where(here, own, zero, out=own)
-        step = torch.where(here, decay, one)
-        reward.sub_(value).add_(handed)
-        torch.addcmul(own, step, handed, out=handed)
-        product.mul_(step)
-    # So far every chunk was handed 0. What it is really handed comes from the next chunk of its row.
-    incoming = torch.zeros_like(lam)
-    torch.mul(_suffix_scan(product * linked, handed)[1:], linked[:-1], out=incoming[:-1])
-    for advantage, _, reach, here in rows:
-        advantage.addcmul_(reach, incoming)
+        torch.mul(value, bootstrap, out=handed).addcmul_(reward, decay)
+        torch.where(here, handed, zero, out=handed)
+        torch.where(here, decay, one, out=product)
+        reward.sub_(value)
+    s_rows, p_rows = s.unbind(), p.unbind()
+    for j in range(len(s) - 2, -1, -1):  # every chunk as if it were handed 0 by the next one
+        s_rows[j].addcmul_(p_rows[j], s_rows[j + 1])
+        p_rows[j].mul_(p_rows[j + 1])
+    first = _suffix_scan(torch.cat([p[0] * linked, zero[None]]), torch.cat([s[0], after]))
+    incoming = linked * first[1:]
+    r[-1].add_(incoming)
+    for handed, product in _pieces(s, p):
+        handed.addcmul_(product, incoming)
+    for reward, handed in _pieces(r[:-1], s[1:]):
+        reward.add_(handed)
+    for advantage, here in _pieces(r, keep):
         torch.where(here, advantage, zero, out=advantage)
+    return first[:1]
 
 
 def _suffix_scan(decay: Float[Tensor, " n"], source: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     """S_i = source_i + decay_i S_{i+1}, in log₂ n steps; both arguments are overwritten."""
     step = 1
-    while step < len(source):  # here source_i is the sum of the next `step` terms, decay_i their product
-        source[:-step] = torch.addcmul(source[:-step], decay[:-step], source[step:])
-        decay[:-step] = decay[:-step] * decay[step:]
+    while step < len(source):  # here source_i is the sum of `step` terms from i on, decay_i their product
+        near = decay[:-step]
+        source[:-step] = torch.addcmul(source[:-step], near, source[step:])
+        decay[:-step] = near * decay[step:]
         step *= 2
     return source
+
+
+def _pieces(*columns: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Split tensors of [chunk, …] into rows that one thread handles; a single piece on an accelerator."""
+    rows = max(1, CPU_GRAIN // columns[-1].shape[1]) if columns[-1].device.type == "cpu" else CHUNK
+    return zip(*(x.split(rows) for x in columns), strict=True)
 
 
 def _same_tokens(chunked: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
