@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -140,6 +141,49 @@ def join(parts: Sequence[Rollout], pad: int) -> Rollout:
             xs = [nn.functional.pad(x, (0, width - x.shape[1]), value=fill) if x.ndim == 2 else x for x in xs]
             columns[f.name] = torch.cat(xs)
     return Rollout(**columns)
+
+
+def judge(task: Any, problems: Sequence[Problem], responses: Sequence[str], timeout: float) -> list[bool | None]:
+    """The task's verdicts, in bounded time whatever its verifier does.
+
+    Args:
+        task: whose `judge` is called, in a thread of its own.
+        problems, responses: one problem for each response.
+        timeout: seconds that the whole batch may take.
+
+    Raises:
+        UserError: the verifier raised, took too long, or gave another number of verdicts.
+    """
+    outcome: list[Any] = []
+
+    def call() -> None:
+        try:
+            outcome.append(task.judge(problems, responses))
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)  # a verifier that hangs does not keep the process alive
+    thread.start()
+    thread.join(timeout)
+    if not outcome:
+        raise UserError(
+            f"the verifier of task '{task.name}' gave no verdict on {len(responses)} responses within {timeout:g} s: "
+            "bound the time of its judge(), or raise verifier_timeout. Nothing saved was lost."
+        )
+    if isinstance(outcome[0], UserError):
+        raise outcome[0]
+    if isinstance(outcome[0], BaseException):
+        error = outcome[0]
+        raise UserError(
+            f"the verifier of task '{task.name}' raised {type(error).__name__}: {' '.join(str(error).split())[:200]}. "
+            "Its judge() must return True, False or None (failed) for any text. Nothing saved was lost."
+        ) from error
+    if len(outcome[0]) != len(responses):
+        raise UserError(
+            f"the verifier of task '{task.name}' gave {len(outcome[0])} verdicts on {len(responses)} responses; "
+            "its judge() must return one for each."
+        )
+    return outcome[0]
 
 
 def derive_seed(*key: object) -> int:

@@ -10,10 +10,14 @@ import dataclasses
 import json
 import logging
 import math
+import socket
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import huggingface_hub
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
@@ -98,6 +102,8 @@ def explain_loading(model: str | Path, what: str) -> Iterator[None]:
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    was_offline = huggingface_hub.constants.HF_HUB_OFFLINE
+    huggingface_hub.constants.HF_HUB_OFFLINE = was_offline or not (Path(model).exists() or hub_in_reach())
     try:
         yield
     except UserError:
@@ -112,6 +118,17 @@ def explain_loading(model: str | Path, what: str) -> Iterator[None]:
         ) from error
     finally:
         transformers.logging.set_verbosity(verbosity)
+        huggingface_hub.constants.HF_HUB_OFFLINE = was_offline
+
+
+def hub_in_reach() -> bool:
+    """Whether the model hub has an address here; without one its client would retry for most of a minute."""
+    if urllib.request.getproxies():
+        return True  # the proxy knows, not we
+    try:
+        return bool(socket.getaddrinfo(urllib.parse.urlsplit(huggingface_hub.constants.ENDPOINT).hostname, 443))
+    except OSError:
+        return False
 
 
 def stop_ids(model: nn.Module, tokenizer: Any) -> list[int]:
@@ -145,7 +162,8 @@ class LocalLearner:
         device: str = "cpu",
         autocast: bool = False,
     ) -> None:
-        self.model, self.kind, self.config, self.device = model.to(device), kind, config, device
+        self.model: Any = model.to(device)  # a transformers model: more than nn.Module says
+        self.kind, self.config, self.device = kind, config, device
         self.autocast = autocast
         self.version = 0
         self.model.eval()
@@ -277,8 +295,7 @@ class BufferedLayer(DynamicLayer):
         end = start + key_states.shape[2]
         if end > self.buffers[0].shape[2]:
             grow = max(self.room, end - start, start // 2)
-            old = (self.keys, self.values) if start else self.buffers
-            self.buffers = [nn.functional.pad(x, (0, 0, 0, grow)) for x in old]
+            self.buffers = [nn.functional.pad(x[:, :, :start], (0, 0, 0, grow)) for x in self.buffers]
         for buffer, x in zip(self.buffers, (key_states, value_states), strict=True):
             buffer[:, :, start:end] = x
         self.keys, self.values = (buffer[:, :, :end] for buffer in self.buffers)

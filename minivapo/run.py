@@ -75,8 +75,9 @@ def find_checkpoint(run: Path) -> Path:
         raise UserError(f"{run} has no checkpoint to resume from: start the run anew in another folder.")
     try:
         expected = json.loads((folder / "manifest.json").read_text())
-    except (OSError, ValueError):
-        raise UserError(f"{folder} has no readable manifest.json: it is not a whole checkpoint; nothing was changed.")
+    except (OSError, ValueError) as error:
+        text = f"{folder} has no readable manifest.json: it is not a whole checkpoint; nothing was changed."
+        raise UserError(text) from error
     found = checksums(folder)
     wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
     if wrong:
@@ -124,7 +125,7 @@ def write_config(run: Path, config: Config, info: dict[str, Any]) -> None:
     Raises:
         UserError: the folder already holds a run, or cannot be written.
     """
-    if (run / "config.json").exists() or (run / "metrics.jsonl").exists():
+    if any((run / name).exists() for name in ("config.json", "metrics.jsonl", "samples.jsonl", CHECKPOINT)):
         raise UserError(f"{run} already holds a run: go on with it by --resume {run}, or choose another --run.")
     try:
         run.mkdir(parents=True, exist_ok=True)

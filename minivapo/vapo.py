@@ -43,6 +43,7 @@ from minivapo.data import (
     derive_seed,
     encode_prompt,
     join,
+    judge,
     make_rollout,
     pad_id,
     response_text,
@@ -99,6 +100,8 @@ class Config:
     """DAPO's soft overlong penalty: falls linearly to −1 over the last so many tokens; 0 turns it off."""
     dynamic_sampling: int = 0
     """DAPO: replace groups that are all right or all wrong, in at most so many extra sampling rounds."""
+    verifier_timeout: float = 300.0
+    """Seconds that the task's verifier may take for one batch of responses; longer ends the run."""
 
     # Critic
     critic_init: str = "reward-model"
@@ -193,9 +196,11 @@ class Config:
         counts = ("micro_batch", "epochs", "critic_epochs", "max_new_tokens", "eval_problems", "eval_samples")
         for name in counts:
             need(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
-        for name in ("steps", "value_pretrain_steps", "reward_model_steps", "warmup", "dynamic_sampling"):
+        counts = ("steps", "value_pretrain_steps", "reward_model_steps", "warmup", "dynamic_sampling", "eval_every")
+        for name in (*counts, "positive_coef", "kl_coef", "value_clip", "importance_cap", "weight_decay"):
             need(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must not be negative.")
-        for name in ("actor_lr", "critic_lr", "value_pretrain_lr", "max_grad_norm", "eval_temperature"):
+        rates = ("actor_lr", "critic_lr", "value_pretrain_lr")
+        for name in (*rates, "max_grad_norm", "eval_temperature", "verifier_timeout"):
             need(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; it must be above 0.")
         need(0 < self.eval_top_p <= 1, f"eval_top_p is {self.eval_top_p}; it must lie in (0, 1].")
         need(self.reward_correct > self.reward_wrong, "reward_correct must be above reward_wrong.")
@@ -647,7 +652,7 @@ def sample_groups(
     samples = engine.sampler.generate(prompts, n, seed, engine.actor.version)
     rows = [i for i in range(len(problems)) for _ in range(n)]
     texts = [response_text(engine.tokenizer, s) for s in samples]
-    verdicts = task.judge([problems[i] for i in rows], texts)
+    verdicts = judge(task, [problems[i] for i in rows], texts, config.verifier_timeout)
     rollout = make_rollout([prompts[i] for i in rows], samples, [numbers[i] for i in rows], pad_id(engine.tokenizer))
     rollout.correct = torch.tensor([v is True for v in verdicts])
     rollout.judged = torch.tensor([v is not None for v in verdicts])
@@ -830,7 +835,8 @@ def evaluate(config: Config, task: Task, engine: Engine) -> Metrics:
         prompts, config.eval_samples, seed, engine.actor.version, config.eval_temperature, config.eval_top_p
     )
     rows = [p for p in problems for _ in range(config.eval_samples)]
-    verdicts = task.judge(rows, [response_text(engine.tokenizer, s) for s in samples])
+    texts = [response_text(engine.tokenizer, s) for s in samples]
+    verdicts = judge(task, rows, texts, config.verifier_timeout)
     totals = {
         "n": float(len(rows)),
         "accuracy": float(sum(v is True for v in verdicts)),
