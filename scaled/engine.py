@@ -1,0 +1,111 @@
+"""DeepSpeed learners and a vLLM sampler as the engine that `minivapo.vapo.train` runs on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from minivapo.data import Rollout, UserError
+from minivapo.local import load_tokenizer
+from minivapo.measure import Metrics
+from minivapo.vapo import Config, Progress
+from scaled.config import Settings
+from scaled.learner import DeepSpeedLearner
+from scaled.sampler import VllmSampler
+from scaled.world import DistributedWorld
+
+
+class ScaledEngine:
+    """Actor, critic and sampler over all ranks, see `minivapo.vapo.Engine`. Every method is collective.
+
+    Args:
+        model: transformers folder or hub name of the policy.
+        config: the run's configuration.
+        settings: how the cluster carries it out.
+        world: the ranks, from `scaled.world.start`.
+        stop: the task's stop strings.
+        critic: transformers folder or hub name that the critic starts from, if not the policy's.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        config: Config,
+        settings: Settings,
+        world: DistributedWorld,
+        *,
+        stop: Sequence[str] = (),
+        critic: str | Path | None = None,
+    ) -> None:
+        self.world = world
+        self.progress = Progress()
+        self.rollout: Rollout | None = None
+        self.tokenizer = load_tokenizer(model)
+        check_model(model, config, len(self.tokenizer))
+        # vLLM first, while the memory is free: it measures what it may take, and then sleeps.
+        self.sampler = VllmSampler(model, config, settings, world, stop_ids(model, self.tokenizer), stop)
+        self.actor = DeepSpeedLearner(model, "actor", config, settings, world)
+        self.critic = None
+        if config.advantage == "gae":
+            saved = config.critic_init not in ("policy", "reward-model")
+            start = critic or (config.critic_init if saved else model)
+            self.critic = DeepSpeedLearner(start, "critic", config, settings, world)
+        self.reference = None
+        if config.kl_coef:
+            self.reference = DeepSpeedLearner(model, "actor", config, settings, world, frozen=True)
+
+    def metrics(self) -> Metrics:
+        """What this engine adds to the metrics of a step."""
+        return self.sampler.metrics()
+
+    def save(self, folder: Path) -> None:
+        """Writes actor and critic as transformers folders, their optimizers, and the progress."""
+        for name in ("actor", "critic"):
+            learner = getattr(self, name)
+            if learner is not None:
+                learner.save(folder / name)
+        if self.world.rank == 0:
+            self.tokenizer.save_pretrained(folder / "actor")
+            (folder / "progress.json").write_text(json.dumps(dataclasses.asdict(self.progress)))
+
+    def load(self, folder: Path) -> None:
+        """Takes back what `save` wrote, on any number of ranks."""
+        for name in ("actor", "critic"):
+            learner = getattr(self, name)
+            if learner is not None:
+                learner.load(folder / name)
+        self.progress = Progress(**json.loads((folder / "progress.json").read_text()))
+
+
+def check_model(model: str | Path, config: Config, tokens: int) -> None:
+    """Refuses, before any weights load, a model that cannot take the prompts and responses.
+
+    Raises:
+        UserError: the tokenizer does not fit, or the responses are too long.
+    """
+    shape = transformers.AutoConfig.from_pretrained(model)
+    if tokens > shape.vocab_size:
+        raise UserError(
+            f"the tokenizer of {model} has {tokens} tokens but the model only {shape.vocab_size} embeddings: "
+            "they do not belong together."
+        )
+    length, most = config.max_prompt_tokens + config.max_new_tokens, getattr(shape, "max_position_embeddings", None)
+    if most is not None and length > most:
+        raise UserError(
+            f"max_prompt_tokens + max_new_tokens is {length}, but {model} takes {most} positions: lower one of them."
+        )
+
+
+def stop_ids(model: str | Path, tokenizer: Any) -> list[int]:
+    """Every token id that ends a response, as `minivapo.local.stop_ids`, but from the files alone."""
+    try:
+        extra = transformers.GenerationConfig.from_pretrained(model).eos_token_id
+    except OSError:  # the model has no generation_config.json
+        extra = transformers.AutoConfig.from_pretrained(model).eos_token_id
+    extra = [] if extra is None else [extra] if isinstance(extra, int) else list(extra)
+    return sorted({tokenizer.eos_token_id, *extra})
