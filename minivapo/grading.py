@@ -24,7 +24,7 @@ What counts as equal, where graders differ (each row has cases in `tests/data/gr
 - **Units** may be left out on one side. Stated on both they must agree; lengths, masses, times and amounts
   of money convert (50 mm = 5 cm, but 5 cm is not 5 m). Million, dozen, … are factors, never units.
 - **Order.** Tuples are ordered; sets and plain lists are not. Brackets matter: (1, 2] is not [1, 2].
-- **Assignments.** x = 5 equals 5 and not y = 5; 4 = 5 is not 5.
+- **Assignments.** x = 5 and m + n = 5 state 5; y = 5 is not x = 5; neither 4 = 5 nor 2x + 1 = 5 states 5.
 """
 
 from __future__ import annotations
@@ -147,6 +147,11 @@ def _value_after(text: str, start: int) -> str | None:
         if rest.startswith(opening) and closing in rest[2:]:
             return rest[2:].partition(closing)[0].strip() or None
     line = _SPECIAL_TOKENS.sub("", rest.partition("\n")[0]).strip().strip("*_`").strip()
+    spoken = _SPOKEN.search(line)
+    if spoken:  # "Final Answer: The final answer is $5$. I hope it is correct."
+        line = line[spoken.end() :]
+        end = _SENTENCE_END.search(line)
+        line = (line[: end.start()] if end else line).strip()
     formula = _FORMULA_FIRST.match(line)
     return (formula[1] if formula else line) or None
 
@@ -194,6 +199,9 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
         (r"\\mathrm\{([a-zA-Z])\}(?=[\s^}+\-)*/]|$)", r" \1"),
         (r"\\(?:text(?:bf|it|rm|normal|sf)?|mathrm|mathbf|mathit|mathsf|mbox|operatorname|bf|rm)\s?\{([^{}]*)\}",
          r" \1 "),
+        (r"(?i)\bdegrees\s+(?:c|celsius)(?![a-z])", " celsius"),
+        (r"(?i)\bdegrees\s+(?:f|fahrenheit)(?![a-z])", " fahrenheit"),
+        (r"(?<=[0-9])(?:\^\{ ?(?:st|nd|rd|th) ?\}| ?(?:st|nd|rd|th))(?![a-zA-Z])", ""),
         (r"\\%", "%"),
         (r"(?i)\s?\b(?:percentage points?|percentage|percent|per cent|pct)\b", "%"),
         (r"\\(?:leqslant|leq)(?![a-z])", r"\\le"),
@@ -218,7 +226,9 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
         (r"\s+", " "),
     ]
 ]  # fmt: skip
-_APPROXIMATELY = re.compile(r"^(?:\\approx|[=:≈~]|(?:is|about|approximately|exactly)(?![a-z]))\s?", re.I)
+_APPROXIMATELY = re.compile(
+    r"^(?:(?:the )?(?:final )?answer is|\\approx|[=:≈~]|(?:is|about|approximately|exactly)(?![a-z]))\s?", re.I
+)
 
 
 def clean(answer: str) -> str | None:
@@ -230,8 +240,9 @@ def clean(answer: str) -> str | None:
     text = _strip_math_delimiters(text)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
+    text = _REPEATING.sub(_repeating_fraction, text)
     text = _APPROXIMATELY.sub("", text.strip())
-    text = text.strip().rstrip(".,;").strip()
+    text = text.strip().rstrip(".,;\\ ").strip()
     while _wrapped(text, "(", ")") and not _split(text[1:-1], ",;")[1:]:
         text = text[1:-1].strip()
     depth = deepest = 0
@@ -239,6 +250,15 @@ def clean(answer: str) -> str | None:
         depth += (char in "([{" + _SET_OPEN) - (char in ")]}" + _SET_CLOSE)
         deepest = max(deepest, abs(depth))
     return None if deepest > MAX_NESTING or len(text) > 2 * MAX_ANSWER else text
+
+
+_REPEATING = re.compile(r"([0-9]{0,40})\.([0-9]{0,40})\\(?:overline|bar|dot) ?\{([0-9]{1,40})\}")
+
+
+def _repeating_fraction(match: re.Match[str]) -> str:
+    whole, head, cycle = match.groups()
+    value = Fraction(int(whole + head + cycle or 0) - int(whole + head or 0), 10 ** len(head) * (10 ** len(cycle) - 1))
+    return f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 
 def _strip_math_delimiters(text: str) -> str:
@@ -303,6 +323,9 @@ _define("dollars", cent=(Fraction(1, 100), "cent|¢"), usd=(1, "dollar|usd|$"))
 _define("euros", eur=(1, "euro|eur|€"))
 _define("pounds sterling", gbp=(1, "gbp|£"))
 _define("rupees", inr=(1, "rupee|rs|inr|₹"))
+_CURRENCIES = ("dollars", "euros", "pounds sterling", "rupees")
+_define("celsius", c=(1, "celsius"))
+_define("fahrenheit", f=(1, "fahrenheit"))
 _define("angle", deg=(1, "degree|deg"))
 _define("radians", rad=(1, "radian|rad"))
 _define("speed", mph=(1, "mph"))
@@ -400,9 +423,14 @@ def _read_tail(tail: str, money: str) -> tuple[int, bool, str, Fraction, bool] |
     if not percent and first.removesuffix("s") in _FACTORS:
         factor, words, attached = _FACTORS[first.removesuffix("s")], rest.strip().removeprefix("of "), False
     if money:
-        if words not in ("", "dollars", "dollar", "usd"):
-            return None
         dimension, scale = _UNITS[money.strip().rstrip(".").lower()]
+        rate = re.fullmatch(r"(?:dollars? ?|usd ?)?(?:(?:per |an? |each |every |/ ?)([a-z ]{2,40}))?", words)
+        if rate is None:
+            return None
+        if rate[1]:
+            unit = read_unit(f"dollar per {rate[1].strip()}")
+            bottom = unit[0].partition(" / ")[2] if unit else _singular(rate[1].strip())
+            return factor, percent, f"{dimension} / {bottom}", unit[1] if unit else scale, True
         return factor, percent, dimension, scale, True
     if not words:
         return factor, percent, "", Fraction(1), True
@@ -458,6 +486,8 @@ def _same_quantity(pred: Quantity, gold: Quantity) -> bool:
     if pred.dimension and gold.dimension:
         if pred.dimension == gold.dimension and pred.known and gold.known:
             a, b = a * pred.scale, b * gold.scale
+        elif _is_rate_of(pred.dimension, gold.dimension) or _is_rate_of(gold.dimension, pred.dimension):
+            pass  # $18 per day answers "how much a day" with $18
         elif pred.known or gold.known or not set(pred.dimension.split()) & set(gold.dimension.split()):
             return False
     if pred.percent == gold.percent:
@@ -470,13 +500,22 @@ def _same_quantity(pred: Quantity, gold: Quantity) -> bool:
     return same_number(*shares[0], *shares[1])
 
 
+def _is_rate_of(rate: str, money: str) -> bool:
+    return money in _CURRENCIES and rate.startswith(money + " / ")
+
+
 # ------------------------------------------------------------------------------------------- comparison
 
 _BLANKS = re.compile(r"(?<![0-9]) | (?![0-9])")
-_VARIABLE = re.compile(r"\\?[a-zA-Z]+(?:_(?:[a-zA-Z0-9]|\{[a-zA-Z0-9]+\}))?'?(?: ?\([a-z](?: ?, ?[a-z])*\))?")
+# What an answer may be called: x, x_1, f(x), f^{-1}(x), (p, q), m + n. Not 2x + 1: 2x + 1 = 5 does not state 5.
+_VARIABLE = re.compile(
+    r"\\?[a-zA-Z]+(?:_(?:[a-zA-Z0-9]|\{[a-zA-Z0-9]+\}))?'?(?:\^\{?-1\}?)?(?: ?\([a-z](?: ?, ?[a-z])*\))?"
+    r"|\([a-zA-Z](?: ?, ?[a-zA-Z])*\)|[a-zA-Z](?: ?\+ ?[a-zA-Z])+"
+)
 _RELATION = re.compile(r"\\le(?![a-z])|\\ge(?![a-z])|<|>")
 _WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}")
 _BASED = re.compile(r"([0-9A-Fa-f]+)_(?:\{?([0-9]{1,2})\}?|\{? ?(?:base )?([0-9]{1,2}) ?\}?)")
+_CLOCK = re.compile(r"([0-9]{1,2}):([0-9]{2})(?: ?([ap])\.? ?m\.?)?")
 _DECISIVE_WORDS = _words("yes no true false none")
 _FUNCTIONS = _words("sqrt frac sin cos tan cot sec csc log exp arcsin arccos arctan sinh cosh tanh det gcd lcm max min")
 _SYMBOLIC_SETS = ("\\mathbb", "\\emptyset", "\\setminus", "\\cap", "\\cup", "|", "real")
@@ -540,6 +579,8 @@ def _equal_words(p: str, g: str, symbolic: Symbolic | None, level: int) -> Any:
         )
         if choice:
             return next(letter for letter in choice.groups() if letter).upper() == g
+    if re.fullmatch(r"[a-zA-Z]", g) and re.fullmatch(r"[a-zA-Z]", p):
+        return False  # equal letters were equal text; math-verify would take C for c
     if re.fullmatch(r"[a-zA-Z][a-zA-Z' -]*", g) and "-" not in g[:2]:
         words = g.lower().split()
         if any(len(word) >= 4 and word not in _FUNCTIONS for word in words) or set(words) & _DECISIVE_WORDS:
@@ -554,6 +595,11 @@ def _equal_based(p: str, g: str, symbolic: Symbolic | None, level: int) -> Any:
         digits = [m[1] if m else text.replace(" ", "") for m, text in ((a, p), (b, g))]
         bases = {m[2] or m[3] for m in (a, b) if m}
         return digits[0].lower() == digits[1].lower() and len(bases) == 1
+    times = [_CLOCK.fullmatch(text) for text in (p.lower(), g.lower())]
+    if times[0] and times[1]:
+        (hour, minute, half), (gold_hour, gold_minute, gold_half) = (match.groups() for match in times if match)
+        same = (int(hour), minute) == (int(gold_hour), gold_minute)
+        return same and (half == gold_half or None in (half, gold_half))
     if ":" in _outside_brackets(p) or ":" in _outside_brackets(g):
         left, right = _split(p, ":"), _split(g, ":")
         if len(left) != len(right):
@@ -621,6 +667,9 @@ def read_group(text: str) -> Group | None:
     for opening, closing in ((_SET_OPEN, _SET_CLOSE), ("{", "}")):
         if _wrapped(text, opening, closing):
             inner = text[1:-1]
+            described = re.fullmatch(r" ?[a-zA-Z] ?(?:\\in ?\\mathbb\{R\} ?)?(?:\||\\mid|:)(.*)", inner, re.DOTALL)
+            if described:
+                return read_group(described[1].strip()) if "{" not in described[1] else None
             return None if "|" in inner or ":" in inner else Group("set", tuple(_items(inner)))
     if len(text) > 1 and text[0] in "([" and text[-1] in ")]" and _wrapped("(" + text[1:-1] + ")", "(", ")"):
         items = _items(text[1:-1])
@@ -631,7 +680,8 @@ def read_group(text: str) -> Group | None:
         return interval
     items = _list_items(text)
     if len(items) > 1:
-        return Group("list", tuple(items))
+        union = " or " in text and all(_interval(item) for item in items)
+        return Group("union" if union else "list", tuple(items))
     if text.count("\\pm") == 1:
         return Group("list", (text.replace("\\pm", "+").lstrip("+ "), text.replace("\\pm", "-")))
     return None
