@@ -23,12 +23,14 @@ from typing import Any, Literal
 
 from minivapo.data import UserError
 from scaled.config import Job, check_ranks, read_job
+from scaled.packing import balance, cut, imbalance
 from scaled.shapes import (
     KNOWN,
     Shape,
     forward_flops,
     layer_activation_bytes,
     layer_workspace_bytes,
+    outer_activation_bytes,
     shape_of,
 )
 
@@ -102,10 +104,6 @@ class Assumptions:
     """Mean prompt, in tokens."""
     response_share: float = 0.25
     """Mean response as a share of max_new_tokens; lengths follow an exponential cut at the limit."""
-    fill: float = 0.85
-    """Share of the token budget that packing fills."""
-    imbalance: float = 1.10
-    """Slowest rank over mean rank in an update."""
     dynamic_rounds: float = 0.5
     """Share of the extra sampling rounds that dynamic sampling really needs."""
     switch_seconds: float = 5.0
@@ -124,15 +122,17 @@ class Assumptions:
     """Gathered by ZeRO-3 at once: DeepSpeed's stage3_max_live_parameters + stage3_prefetch_bucket_size."""
     sub_group_elements: float = 1e9
     """DeepSpeed's sub_group_size: elements updated at once."""
+    push_elements: float = 2**28
+    """Elements gathered at once on their way to vLLM: `scaled.learner.GATHER`."""
 
     def __post_init__(self) -> None:
         """Refuses what is no efficiency or no share."""
         shares = ("learner_efficiency", "sampler_efficiency", "sampler_bandwidth", "network_efficiency")
-        for name in (*shares, "response_share", "fill"):
+        for name in (*shares, "response_share"):
             if not 0 < getattr(self, name) <= 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must lie in (0, 1].")
-        if not 0 <= self.overlap <= 1 or self.imbalance < 1 or self.prompt_tokens < 1:
-            raise UserError("overlap must lie in [0, 1], imbalance and prompt_tokens be at least 1.")
+        if not 0 <= self.overlap <= 1 or self.prompt_tokens < 1:
+            raise UserError("overlap must lie in [0, 1], prompt_tokens be at least 1.")
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,8 @@ def resident(setup: Setup, owner: str, shape: Shape) -> Memory:
 
     Weights: 2 bytes each in bf16 (4 in fp32), on every rank under ZeRO-2, 1/ranks of them under ZeRO-3.
     Optimizer: fp32 master weight and Adam's two moments, 12 bytes, 1/ranks of them (DeepSpeed keeps a
-    master copy even for fp32 weights). ZeRO-3 also keeps its gradient partition and one reduction bucket.
+    master copy even for fp32 weights). ZeRO-3 also keeps one reduction bucket and its gradient partition,
+    both in fp32 (`grad_accum_dtype` and `communication_data_type` of `scaled.learner`).
     """
     s, n = setup.job.settings, shape.parameters
     share = n / s.ranks
@@ -187,33 +188,45 @@ def resident(setup: Setup, owner: str, shape: Shape) -> Memory:
     if not s.offload_optimizer:
         parts["optimizer"] = 12 * share
     if s.zero_stage == 3:
-        parts["gather and reduce buffers"] = setup.width * setup.assume.bucket_elements
+        parts["buffers"] = 4 * setup.assume.bucket_elements
         if not s.offload_optimizer:
-            parts["gradients"] = setup.width * share
+            parts["gradients"] = 4 * share
     return {(owner, part): x for part, x in parts.items()}
 
 
 def gathered(setup: Setup, shape: Shape) -> float:
     """Bytes of other ranks' weights that ZeRO-3 holds during a pass: the live window, at least one module."""
-    if setup.job.settings.zero_stage < 3 or setup.job.settings.ranks == 1:
+    if setup.job.settings.zero_stage < 3:
         return 0.0
     window = max(setup.assume.live_elements, shape.largest_piece)
     return setup.width * min(window, shape.parameters)
 
 
-def activations(setup: Setup, shape: Shape) -> float:
-    """Bytes kept for the backward pass of the largest micro-batch.
+def reduction(setup: Setup, shape: Shape) -> float:
+    """Bytes in passing while gradients are summed over ranks.
 
-    With checkpointing: the residual stream once for each layer, and all of one layer, which is recomputed.
-    Without: all of every layer. Both: embedding output and final norm. Kernels that hold the attention
-    matrix ("eager") add heads · longest² for each layer that is kept.
+    ZeRO-3 joins a bucket's gradients in fp32; a gradient larger than the bucket (a large embedding) stands
+    beside its fp32 copy instead. ZeRO-2 fills two buckets in turn and sums one in fp32.
     """
-    s, tokens = setup.job.settings, setup.micro_tokens
-    one = layer_activation_bytes(shape, tokens, setup.width)
-    if s.attention == "eager":
-        one += shape.heads * setup.longest**2 * (4 + (2 if setup.width == 2 else 0))
-    kept = one + shape.layers * stream(setup, shape) if s.activation_checkpointing else shape.layers * one
-    return kept + 2 * stream(setup, shape) + 4 * tokens * shape.hidden
+    a, n = setup.assume, shape.parameters
+    large = max((x for x in (shape.embedding_parameters, shape.head_parameters) if x > a.bucket_elements), default=0)
+    joined = max(4 * min(a.bucket_elements, n), (setup.width + 4) * large)
+    return joined + (2 * setup.width * a.bucket_elements if setup.job.settings.zero_stage == 2 else 0)
+
+
+def attention_extra(setup: Setup, shape: Shape) -> float:
+    """Bytes that attention keeps for backward in one layer beyond the fused kernel's.
+
+    flash_attention_2 knows the bounds of packed rows. sdpa takes a mask [tokens, tokens], turned into an
+    additive one in each layer, and repeats keys and values for every head. eager holds the probabilities
+    twice, for softmax (fp32) and for the product.
+    """
+    kernel, tokens = setup.job.settings.attention, setup.micro_tokens
+    if kernel in ("auto", "flash_attention_2"):
+        return 0.0
+    repeated = 2 * (shape.heads - shape.kv_heads) * shape.head_dim * tokens * setup.width
+    matrix = shape.heads * (4 + (2 if setup.width == 2 else 0)) if kernel == "eager" else setup.width
+    return float(repeated + matrix * tokens**2)
 
 
 def stream(setup: Setup, shape: Shape) -> float:
@@ -221,54 +234,57 @@ def stream(setup: Setup, shape: Shape) -> float:
     return float(setup.micro_tokens * shape.hidden * setup.width)
 
 
-def logits(setup: Setup, shape: Shape, backward: bool) -> float:
-    """Bytes of one chunk of logits: as computed, in fp32, their log-softmax, and in backward their gradients."""
-    if shape.vocab == 1:
-        return 8.0 * setup.micro_tokens
-    rows = min(setup.job.settings.logits_chunk, setup.micro_tokens)
-    return float(rows * shape.vocab * (setup.width + 8 + (setup.width + 4 if backward else 0)))
+def logits(setup: Setup, shape: Shape) -> float:
+    """Bytes of one chunk of logits: three fp32 tensors of [chunk, vocabulary] at once, forward and backward."""
+    return 12.0 * min(setup.job.settings.logits_chunk, setup.micro_tokens) * shape.vocab if shape.vocab > 1 else 0.0
 
 
 def forward_memory(setup: Setup, owner: str, shape: Shape) -> Memory:
-    """What a pass without gradient adds."""
-    return {
-        (owner, "gather and reduce buffers"): gathered(setup, shape),
-        (owner, "activations"): layer_workspace_bytes(shape, setup.micro_tokens, setup.width, False),
-        (owner, "logits"): logits(setup, shape, False),
-    }
+    """What a pass without gradient adds: the widest layer, or else the logits."""
+    tokens = setup.micro_tokens
+    layer = layer_workspace_bytes(shape, tokens, setup.width, False)
+    head = stream(setup, shape) + logits(setup, shape)
+    masks = attention_extra(setup, shape) + (tokens**2 if setup.job.settings.attention == "sdpa" else 0)
+    memory = {(owner, "buffers"): gathered(setup, shape)}
+    if layer + masks > head:
+        return memory | {(owner, "activations"): layer + masks}
+    return memory | {(owner, "activations"): stream(setup, shape), (owner, "logits"): logits(setup, shape)}
 
 
 def backward_memory(setup: Setup, owner: str, shape: Shape) -> Memory:
-    """What forward and backward of one micro-batch add, its gradients included.
+    """What forward and backward of one micro-batch add at the worse of two moments.
 
-    ZeRO-2 sums its partition of the gradients over micro-batches and reduces through a bucket. A gradient
-    that is larger than the bucket (an embedding of 32B) stands beside it.
+    Head: everything kept for backward, a chunk of logits, and the head's gradient summed in fp32 with one
+    chunk's share of it. Layer: the last layer, recomputed under checkpointing, its gradients, and the
+    reduction. Under checkpointing the stream is kept once for each layer, else all of every layer.
     """
-    s = setup.job.settings
-    bucket = setup.width * min(setup.assume.bucket_elements, shape.parameters)
-    beside = setup.width * shape.largest_piece
-    work = layer_workspace_bytes(shape, setup.micro_tokens, setup.width, True)
-    memory = {
-        (owner, "gather and reduce buffers"): gathered(setup, shape) + beside + (bucket if s.zero_stage == 2 else 0),
-        (owner, "activations"): activations(setup, shape) + work,
-        (owner, "logits"): logits(setup, shape, True),
-    }
+    s, tokens, width = setup.job.settings, setup.micro_tokens, setup.width
+    one = layer_activation_bytes(shape, tokens, width) + attention_extra(setup, shape)
+    kept = shape.layers * (stream(setup, shape) if s.activation_checkpointing else one)
+    kept += tokens**2 if s.attention == "sdpa" else 0
+    window = gathered(setup, shape)
+    outer = outer_activation_bytes(shape, tokens, width) + stream(setup, shape)
+    gradient = (4 + width) * shape.head_parameters if shape.vocab > 1 else 0
+    layer = (one if s.activation_checkpointing else 0) + layer_workspace_bytes(shape, tokens, width, True)
+    at_head = {"activations": kept + outer, "logits": logits(setup, shape), "gradients": gradient, "buffers": window}
+    at_layer = {"activations": kept + layer, "buffers": window + reduction(setup, shape)}
+    if s.zero_stage == 2:
+        at_head["buffers"] += 2 * width * setup.assume.bucket_elements
+    parts = max(at_head, at_layer, key=lambda moment: sum(moment.values()))
     if s.zero_stage == 2 and not s.offload_optimizer:
-        memory[owner, "gradients"] = setup.width * shape.parameters / s.ranks
-    return memory
+        # The sum so far, and what this micro-batch adds.
+        parts["gradients"] = parts.get("gradients", 0) + (4 + width) * shape.parameters / s.ranks
+    return {(owner, part): x for part, x in parts.items()}
 
 
 def step_memory(setup: Setup, owner: str, shape: Shape) -> Memory:
-    """What the optimizer's step adds: the fp32 copy of the gradient partition, and ZeRO-2's all-gather."""
+    """What the optimizer's step adds: its own copy of the gradient partition, and ZeRO-2's all-gather."""
     s, share = setup.job.settings, shape.parameters / setup.job.settings.ranks
     memory: Memory = {}
     if not s.offload_optimizer:
-        if s.zero_stage == 2:
-            memory[owner, "gradients"] = (setup.width + 4) * share
-        else:
-            memory[owner, "gradients"] = 4 * min(share, setup.assume.sub_group_elements)
+        memory[owner, "gradients"] = 8 * share if s.zero_stage == 2 else 4 * min(share, setup.assume.sub_group_elements)
     if s.zero_stage == 2 and s.ranks > 1:
-        memory[owner, "gather and reduce buffers"] = setup.width * min(setup.assume.bucket_elements, shape.parameters)
+        memory[owner, "buffers"] = setup.width * min(setup.assume.bucket_elements, shape.parameters)
     return memory
 
 
@@ -349,9 +365,9 @@ def phases(setup: Setup) -> list[Phase]:
     for owner, shape in setup.learners:
         moments.append((f"{owner} backward", asleep, backward_memory(setup, owner, shape)))
         moments.append((f"{owner} step", asleep, step_memory(setup, owner, shape)))
-    # Weights travel in pieces: the largest module whole, and its copy in the sampler's layout. The KV cache
-    # is taken again after the push where the sampler sleeps.
-    push = {("actor", "gather and reduce buffers"): 2.0 * setup.width * setup.actor.largest_piece}
+    # Weights travel in pieces, gathered and copied. The KV cache is taken again after the push where vLLM sleeps.
+    piece = min(max(setup.assume.push_elements, setup.actor.largest_piece), setup.actor.parameters)
+    push = {("actor", "buffers"): setup.width * piece * (2 if s.zero_stage == 3 else 1)}
     loaded = {k: x for k, x in awake.items() if not (s.sampler_sleep and k[1] == "KV cache")}
     moments.append(("sync", loaded, push))
     return [Phase(name, overhead(setup, add(base, extra), sampler)) for name, sampler, extra in moments]
@@ -412,10 +428,8 @@ class Load:
 
 def load(setup: Setup, responses: int, group: int) -> Load:
     """What so many responses amount to."""
-    p, lengths = (
-        setup.assume.prompt_tokens,
-        response_lengths(setup.job.config.max_new_tokens, setup.assume.response_share, 512),
-    )
+    p = setup.assume.prompt_tokens
+    lengths = response_lengths(setup.job.config.max_new_tokens, setup.assume.response_share, 512)
     mean = sum(lengths) / len(lengths)
     squares = sum((p + x) ** 2 for x in lengths) / len(lengths)
     return Load(responses, -(-responses // group), responses * (p + mean), responses * mean, responses * squares)
@@ -481,29 +495,40 @@ def collective_seconds(setup: Setup, size: float) -> float:
     return size * (s.ranks - 1) / s.ranks / (bus * setup.assume.network_efficiency)
 
 
-def micro_batches(setup: Setup, tokens: float) -> int:
-    """Micro-batches of one rank for so many tokens over all ranks."""
-    s = setup.job.settings
-    return max(1, math.ceil(tokens / s.ranks / (s.token_budget * setup.assume.fill)))
+def dealt(setup: Setup, shape: Shape, responses: int) -> tuple[int, float]:
+    """Micro-batches of the rank that has most, and the slowest rank over the mean: dealt as the learner deals."""
+    s, limit = setup.job.settings, setup.job.config.max_new_tokens
+    lengths = response_lengths(limit, setup.assume.response_share, responses)
+    totals = [setup.assume.prompt_tokens + x for x in lengths]
+    costs = [forward_flops(shape, x, x * x) for x in totals]
+    owner = balance(costs, s.ranks)
+    parts: list[list[int]] = [[] for _ in range(s.ranks)]
+    for total, rank in zip(totals, owner, strict=True):
+        parts[rank].append(total)
+    return max(len(cut(part, s.token_budget)) for part in parts), imbalance(costs, owner, s.ranks)
 
 
 def pass_seconds(setup: Setup, shape: Shape, work: Load, backward: bool) -> float:
     """Seconds of passes over a rollout, on the slowest rank.
 
-    Compute: a backward pass is two forward passes, and one more under checkpointing; logits are recomputed
-    chunk by chunk, which head FLOPs count once more. ZeRO-3 gathers all weights for a forward pass and
-    again for a backward one, and scatters gradients; ZeRO-2 scatters gradients alone.
+    Compute: a backward pass is two forward passes, and one more where layers are recomputed; logits are
+    always computed anew, chunk by chunk. ZeRO-3 gathers all weights for a forward pass and again for a
+    backward one, and scatters gradients; ZeRO-2 scatters gradients alone.
     """
-    s, a = setup.job.settings, setup.assume
-    forward = forward_flops(shape, work.tokens, work.squares)
-    head = 2.0 * shape.head_parameters * work.tokens
-    factor = (4 if s.activation_checkpointing else 3) if backward else 1
-    flops = factor * forward + (head if backward and not s.activation_checkpointing else 0)
-    compute = flops / s.ranks / (setup.gpu.flops * a.learner_efficiency) * a.imbalance
-    steps = setup.job.config.batch_size / setup.job.config.mini_batch if backward else 1
-    count = steps * micro_batches(setup, work.tokens / steps)
-    moved = (1 if backward else 0) + ((2 if backward else 1) if s.zero_stage == 3 else 0)
-    wires = count * moved * collective_seconds(setup, setup.width * shape.parameters)
+    s, a, c = setup.job.settings, setup.assume, setup.job.config
+    steps = c.batch_size // c.mini_batch if backward else 1
+    count, unequal = dealt(setup, shape, work.responses // steps)
+    # A mask keeps the attention kernel from skipping what it masks: the whole square of the micro-batch.
+    squares = work.squares if s.attention in ("auto", "flash_attention_2") else 2 * work.tokens * setup.micro_tokens
+    forward = forward_flops(shape, work.tokens, squares)
+    head = 2.0 * shape.head_parameters * work.tokens if shape.vocab > 1 else 0.0
+    flops = forward
+    if backward:
+        flops = (4 if s.activation_checkpointing else 3) * forward + (0 if s.activation_checkpointing else head)
+    compute = flops / s.ranks / (setup.gpu.flops * a.learner_efficiency) * unequal
+    gathers = (2 if backward else 1) if s.zero_stage == 3 else 0
+    moved = shape.parameters * (gathers * setup.width + (4 if backward else 0))
+    wires = steps * count * collective_seconds(setup, moved)
     return compute + max(wires * (1 - a.overlap), wires - compute)
 
 
@@ -891,7 +916,7 @@ def show(plan: Plan) -> None:
     header, rows = memory_rows(plan)
     table = Table(title=f"Memory, GiB on each GPU of {gib(plan.setup.gpu.memory)}")
     for i, name in enumerate(header):
-        table.add_column(name, justify="right" if i > 1 else "left", no_wrap=i > 1 and False)
+        table.add_column(name, justify="right" if i > 1 else "left")
     for i, row in enumerate(rows):
         table.add_row(*row, end_section=i + 2 >= len(rows), style="bold" if i + 1 == len(rows) else "")
     console.print(table)

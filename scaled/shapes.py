@@ -226,10 +226,18 @@ def layer_activation_bytes(shape: Shape, tokens: float, width: int) -> float:
 
 
 def layer_workspace_bytes(shape: Shape, tokens: float, width: int, backward: bool) -> float:
-    """Bytes that one layer needs in passing: its widest moment, the MLP, plus the residual stream.
+    """Bytes that a layer needs in passing, at its widest moment, the MLP.
 
-    Forward: gate, silu(gate), up. Backward: the gradients of the same three (what `layer_activation_bytes`
-    keeps comes on top), and the gradient of the stream, once in fp32 for the norm.
+    Forward without gradient: gate, silu(gate), up, and the stream with what is made of it on the way.
+    Backward, on top of what `layer_activation_bytes` keeps: the gradients of gate, silu(gate) and up, less the
+    product that the down projection has given back by then, and the stream's gradient.
     """
-    wide = 3 * shape.intermediate * width
-    return tokens * (wide + shape.hidden * (2 * width + (4 if backward else 0)))
+    if backward:
+        return float(tokens * width * (2 * shape.intermediate + shape.hidden))
+    return float(tokens * width * (3 * shape.intermediate + 4 * shape.hidden))
+
+
+def outer_activation_bytes(shape: Shape, tokens: float, width: int) -> float:
+    """Bytes kept for backward outside the layers: embedding output and final norm; a critic's fp32 head input."""
+    norm = (8 if width == 2 else 12) * shape.hidden
+    return float(tokens * (norm + (4 * shape.hidden if shape.vocab == 1 else 0)))
