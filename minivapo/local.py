@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import math
-import socket
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +20,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import Cache, DynamicLayer
 
 from minivapo.data import NonFiniteError, Rollout, Sample, UserError, derive_seed, pad_id
@@ -34,11 +33,12 @@ from minivapo.vapo import Config, LossFn, Outputs, Progress, World
 
 
 def load_tokenizer(model: str | Path) -> Any:
-    """The tokenizer of a transformers folder or hub name.
+    """The tokenizer of a transformers folder, run folder or hub name.
 
     Raises:
         UserError: it cannot be loaded, or has no EOS.
     """
+    model = locate(model, "actor")
     with explain_loading(model, "tokenizer"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(model)
     if tokenizer.eos_token_id is None:
@@ -47,53 +47,86 @@ def load_tokenizer(model: str | Path) -> Any:
 
 
 def load_actor(model: str | Path, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """A causal LM from a transformers folder or hub name, without dropout.
+    """A causal LM from a transformers folder, run folder or hub name, without dropout.
 
     Raises:
         UserError: there is no such model.
     """
+    model = locate(model, "actor")
     with explain_loading(model, "model"):
-        return transformers.AutoModelForCausalLM.from_pretrained(model, dtype=dtype, **no_dropout(model))
+        return without_dropout(transformers.AutoModelForCausalLM.from_pretrained(model, dtype=dtype))
 
 
 def load_critic(model: str | Path, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
     """A token-classification model with one output from any checkpoint: policy, reward model or critic.
 
-    Choice: a head that the checkpoint lacks starts at zero, so that V = 0 everywhere at first. What was
-    newly initialised is logged as a warning.
+    Choice: what the checkpoint's head lacks starts at zero, so that V = 0 everywhere at first when all of it
+    does. A sequence classifier's head has a weight but no bias, so it keeps its scores. What was initialised
+    anew is logged as a warning.
 
     Raises:
-        UserError: there is no such model.
+        UserError: there is no such model, or the checkpoint lacks weights below the head.
     """
+    model = locate(model, "critic")
     with explain_loading(model, "critic"), torch.random.fork_rng():
         torch.manual_seed(seed)
         critic, info = transformers.AutoModelForTokenClassification.from_pretrained(
-            model,
-            num_labels=1,
-            dtype=dtype,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **no_dropout(model),
+            model, num_labels=1, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
         )
-    fresh = sorted(
-        {*info["missing_keys"], *(str(k[0] if isinstance(k, tuple) else k) for k in info["mismatched_keys"])}
-    )
+    without_dropout(critic)
+    fresh = {*info["missing_keys"], *(str(k[0] if isinstance(k, tuple) else k) for k in info["mismatched_keys"])}
+    heads = {name for name, m in critic.named_modules() if isinstance(m, nn.Linear) and m.out_features == 1}
+    body = sorted(key for key in fresh if key.rpartition(".")[0] not in heads)
+    if body:
+        raise UserError(
+            f"{model} cannot start a critic: its checkpoint lacks {len(body)} weights below the head "
+            f"({', '.join(body[:3])}); give a policy, reward model or critic of the kind that its config.json names."
+        )
     if fresh:
-        logging.getLogger(__name__).warning("critic from %s: initialised anew: %s", model, ", ".join(fresh))
-    modules = dict(critic.named_modules())
-    for name in {key.rpartition(".")[0] for key in fresh}:
-        module = modules.get(name)
-        if isinstance(module, nn.Linear) and module.out_features == 1:
-            for parameter in module.parameters():  # ZeRO-3 keeps this rank's shard in ds_tensor
-                nn.init.zeros_(getattr(parameter, "ds_tensor", parameter))
+        text = "critic from %s: %s not in the checkpoint, set to 0"
+        logging.getLogger(__name__).warning(text, model, ", ".join(sorted(fresh)))
+    for name, parameter in critic.named_parameters():
+        if name in fresh:  # ZeRO-3 keeps this rank's shard in ds_tensor
+            nn.init.zeros_(getattr(parameter, "ds_tensor", parameter))
     return critic
 
 
-def no_dropout(model: str | Path) -> dict[str, Any]:
-    """Config overrides that switch dropout off: two passes over the same tokens must agree."""
-    config = transformers.AutoConfig.from_pretrained(model).to_dict()
-    names = [k for k, v in config.items() if "dropout" in k and isinstance(v, float)]
-    return dict.fromkeys(names, 0.0) | ({"classifier_dropout": 0.0} if "classifier_dropout" in config else {})
+def without_dropout(model: Any) -> Any:
+    """Switches dropout off, in training mode too: two passes over the same tokens must agree."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):  # transformers gives a token classifier 10 % of its own
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            setattr(module, "attention_dropout", 0.0)
+    return model
+
+
+def locate(model: str | Path, part: Literal["actor", "critic"]) -> str:
+    """The transformers folder or hub name meant; a run folder stands for that part of its checkpoint.
+
+    Raises:
+        UserError: it reads like a path, and there is no such folder.
+    """
+    path = Path(model).expanduser()
+    if path.exists():
+        inside = path / "checkpoint" / part
+        return str(inside if inside.is_dir() else path)
+    name = str(model)
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise UserError(f"there is no folder '{model}'; give a transformers folder, a run folder or a hub name.")
+    return name
+
+
+@functools.cache
+def hub_answers(name: str) -> bool:
+    """Whether the hub has such a model; asked once, where `from_pretrained` would try again for a minute."""
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        huggingface_hub.HfApi().model_info(name, timeout=10)
+    except Exception:  # no network, no such model, no permission: its cache may still have it
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -103,44 +136,98 @@ def explain_loading(model: str | Path, what: str) -> Iterator[None]:
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     was_offline = huggingface_hub.constants.HF_HUB_OFFLINE
-    huggingface_hub.constants.HF_HUB_OFFLINE = was_offline or not (Path(model).exists() or hub_in_reach())
+    huggingface_hub.constants.HF_HUB_OFFLINE = was_offline or not (Path(model).exists() or hub_answers(str(model)))
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        local = Path(model).exists()
-        hint = "it is not a complete transformers folder" if local else "no such folder, and no such model in reach"
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        if Path(model).exists():
+            text = f"it is not a complete transformers folder ({type(error).__name__}: {reason})"
+        elif hub_answers(str(model)):
+            text = f"{type(error).__name__}: {reason}"
+        else:
+            text = "there is no such folder, the hub cannot be reached or has no such model, and it is not in its cache"
         raise UserError(
-            f"cannot load the {what} from '{model}': {hint} ({type(error).__name__}: {reason}). "
-            "Give a folder with config.json, model.safetensors and tokenizer files, or a hub name and a network."
+            f"cannot load the {what} from '{model}': {text}. Give a folder with config.json, model.safetensors and "
+            "tokenizer files, or a hub name and a network."
         ) from error
     finally:
         transformers.logging.set_verbosity(verbosity)
         huggingface_hub.constants.HF_HUB_OFFLINE = was_offline
 
 
-def hub_in_reach() -> bool:
-    """Whether the model hub has an address here; without one its client would retry for most of a minute."""
-    if urllib.request.getproxies():
-        return True  # the proxy knows, not we
-    try:
-        return bool(socket.getaddrinfo(urllib.parse.urlsplit(huggingface_hub.constants.ENDPOINT).hostname, 443))
-    except OSError:
-        return False
-
-
 def stop_ids(model: nn.Module, tokenizer: Any) -> list[int]:
-    """Every token id that ends a response: the tokenizer's EOS and those of the generation config."""
+    """Every token id that ends a response: the tokenizer's EOS, those of the model's generation config, and
+    the one that closes a turn of the tokenizer's chat template (a base model's EOS is often another).
+    """
     extra = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     extra = [] if extra is None else [extra] if isinstance(extra, int) else list(extra)
-    return sorted({tokenizer.eos_token_id, *extra})
+    turn = turn_end_id(tokenizer)
+    return sorted({tokenizer.eos_token_id, *extra, *([] if turn is None else [turn])})
+
+
+def turn_end_id(tokenizer: Any) -> int | None:
+    """The special token that the chat template puts after the assistant's words, if there is one."""
+    words = "minivapo"
+    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": words}]
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+    except Exception:  # no chat template, or one that refuses these messages
+        return None
+    tail = text.rpartition(words)[2].lstrip()
+    ids = tokenizer(tail, add_special_tokens=False)["input_ids"] if tail else []
+    return ids[0] if ids and ids[0] in tokenizer.all_special_ids else None
+
+
+def check_fit(model: Any, name: str | Path, tokenizer: Any, config: Config) -> None:
+    """Refuses a model that has fewer embeddings than the tokenizer has tokens, or too short a context.
+
+    Raises:
+        UserError: it does not fit.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise UserError(
+            f"the policy's tokenizer has {len(tokenizer)} tokens but {name} only {rows} embeddings: they do not "
+            "belong together."
+        )
+    context = getattr(model.config, "max_position_embeddings", None)
+    need = config.max_prompt_tokens + config.max_new_tokens
+    if context and need > context:
+        raise UserError(
+            f"max_prompt_tokens {config.max_prompt_tokens} + max_new_tokens {config.max_new_tokens} = {need} tokens, "
+            f"but the context of {name} is {context}: lower one of them."
+        )
+
+
+def check_same_vocabulary(tokenizer: Any, critic: str | Path) -> None:
+    """Refuses a critic that reads other tokens than the policy writes; one without tokenizer files is trusted.
+
+    Raises:
+        UserError: a token of the policy is another one there.
+    """
+    folder = locate(critic, "critic")
+    if Path(folder).is_dir() and not list(Path(folder).glob("*token*")):
+        return
+    with explain_loading(folder, "critic's tokenizer"):
+        theirs = transformers.AutoTokenizer.from_pretrained(folder).get_vocab()
+    ours = tokenizer.get_vocab()
+    wrong = next((token for token in sorted(ours) if theirs.get(token) != ours[token]), None)
+    if wrong is not None:
+        raise UserError(
+            f"the critic {critic} has another vocabulary than the policy: token {wrong!r} is {theirs.get(wrong)} "
+            f"there and {ours[wrong]} here. It may be smaller, but must share the tokenizer, as one family's models do."
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------
 # Learner
 # ---------------------------------------------------------------------------------------------------------
+
+LOGITS_AT_ONCE = 2**26
+"""Logits whose softmax is taken at once: 256 MiB in fp32. With a vocabulary of 150,000 all would be many GB."""
 
 
 class LocalLearner:
@@ -152,6 +239,11 @@ class LocalLearner:
         config: micro_batch, weight_decay, max_grad_norm are read.
         device: where the model lives; rollouts stay on the CPU and rows are moved as needed.
         autocast: compute in bfloat16 with fp32 weights.
+        save_memory: compute activations again in the backward pass instead of keeping them, and keep no
+            gradients between steps. The same numbers, about a third slower.
+
+    Raises:
+        UserError: save_memory is not possible with this model.
     """
 
     def __init__(
@@ -161,12 +253,17 @@ class LocalLearner:
         config: Config,
         device: str = "cpu",
         autocast: bool = False,
+        save_memory: bool = False,
     ) -> None:
         self.model: Any = model.to(device)  # a transformers model: more than nn.Module says
         self.kind, self.config, self.device = kind, config, device
-        self.autocast = autocast
+        self.autocast, self.save_memory = autocast, save_memory
         self.version = 0
         self.model.eval()
+        if save_memory:
+            if not self.model.supports_gradient_checkpointing:
+                raise UserError(f"{type(model).__name__} cannot recompute activations: leave save_memory off.")
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=0.0, weight_decay=config.weight_decay, foreach=True
         )
@@ -186,11 +283,23 @@ class LocalLearner:
         if self.kind == "critic":
             scores = logits[..., 0].float() if self.autocast else logits[..., 0]
             return {"values": shift(scores), "scores": scores}
-        logits = logits[:, :-1].float() if self.autocast else logits[:, :-1]
-        logprobs = torch.log_softmax(logits, -1)
-        out = {"logprobs": unshift(logprobs.gather(-1, tokens[:, 1:, None])[..., 0])}
+        width = max(1, LOGITS_AT_ONCE // (len(rows) * logits.shape[-1]))
+        parts = []
+        for start in range(0, tokens.shape[1] - 1, width):
+            end = min(start + width, tokens.shape[1] - 1)
+            arguments = logits[:, start:end], tokens[:, start + 1 : end + 1], entropy
+            if self.save_memory and torch.is_grad_enabled():
+                parts.append(checkpoint(self.token_scores, *arguments, use_reentrant=False))
+            else:
+                parts.append(self.token_scores(*arguments))
+        return {name: unshift(torch.cat([part[name] for part in parts], 1)) for name in parts[0]}
+
+    def token_scores(self, logits: Tensor, targets: Tensor, entropy: bool) -> Outputs:
+        """Log-probs of the targets, and entropies, from logits [rows, time, vocabulary]; all [rows, time]."""
+        logprobs = torch.log_softmax(logits.float() if self.autocast else logits, -1)
+        out = {"logprobs": logprobs.gather(-1, targets[..., None])[..., 0]}
         if entropy:
-            out["entropy"] = unshift(-(logprobs.exp() * logprobs).sum(-1))
+            out["entropy"] = -(logprobs.exp() * logprobs).sum(-1)
         return out
 
     @torch.no_grad()
@@ -209,6 +318,7 @@ class LocalLearner:
         sums: dict[str, Tensor] = {}
         maxima: dict[str, Tensor] = {}
         self.optimizer.zero_grad(set_to_none=True)
+        self.model.train(self.save_memory)  # transformers recomputes in training mode alone; there is no dropout
         for index in self.micro_batches(rollout):
             rows = rollout.rows(index)
             outputs = {k: x.cpu() if x.device.type != "cpu" else x for k, x in self.outputs(rows, False).items()}
@@ -218,6 +328,7 @@ class LocalLearner:
                 sums[name] = sums.get(name, torch.zeros(())) + x
             for name, x in part_maxima.items():
                 maxima[name] = torch.maximum(maxima[name], x) if name in maxima else x
+        self.model.eval()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
         numbers = {name: float(x) for name, x in sums.items()}
         peaks = {**{name: float(x) for name, x in maxima.items()}, "grad_norm": float(norm)}
@@ -225,6 +336,8 @@ class LocalLearner:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
+        if self.save_memory:
+            self.optimizer.zero_grad(set_to_none=True)
         self.version += 1
         return numbers, peaks
 
@@ -418,7 +531,7 @@ class LocalSampler:
         """Which active rows end in a stop string; looks at the last few tokens only."""
         if not self.stop:
             return torch.zeros(len(active), dtype=torch.bool, device=out.device)
-        reach = max(map(len, self.stop)) + 8  # a token is at least one character, but for byte pieces
+        reach = max(len(s.encode()) for s in self.stop) + 4  # a token is a byte at least; 4 for a cut first character
         tails = self.tokenizer.batch_decode(out[active, max(0, t + 1 - reach) : t + 1])
         hit = [any(s in tail for s in self.stop) for tail in tails]
         return torch.tensor(hit, device=out.device)
@@ -455,6 +568,11 @@ class LocalEngine:
         device: "cpu", "cuda", "mps".
         critic: transformers folder or hub name that the critic starts from, if not the policy's.
         autocast: bfloat16 compute with fp32 weights; for GPUs.
+        save_memory: see `LocalLearner`.
+        sample_batch: responses sampled at once; fewer need less memory for their KV cache.
+
+    Raises:
+        UserError: a model cannot be loaded, or does not fit the tokenizer or the configured lengths.
     """
 
     def __init__(
@@ -466,26 +584,29 @@ class LocalEngine:
         device: str = "cpu",
         critic: str | Path | None = None,
         autocast: bool = False,
+        save_memory: bool = False,
+        sample_batch: int = 256,
     ) -> None:
+        if sample_batch < 1:
+            raise UserError(f"sample_batch is {sample_batch}; it must be at least 1.")
         self.world = World()
         self.progress = Progress()
         self.rollout: Rollout | None = None
         self.tokenizer = load_tokenizer(model)
         actor = load_actor(model)
-        rows = actor.get_input_embeddings().weight.shape[0]
-        if len(self.tokenizer) > rows:
-            raise UserError(
-                f"the tokenizer of {model} has {len(self.tokenizer)} tokens but the model only {rows} embeddings: "
-                "they do not belong together."
-            )
-        self.actor = LocalLearner(actor, "actor", config, device, autocast)
+        check_fit(actor, model, self.tokenizer, config)
+        self.actor = LocalLearner(actor, "actor", config, device, autocast, save_memory)
         self.critic = None
         if config.advantage == "gae":
             saved = config.critic_init not in ("policy", "reward-model")
             start = critic or (config.critic_init if saved else model)
-            self.critic = LocalLearner(load_critic(start, config.seed), "critic", config, device, autocast)
+            if start != model:
+                check_same_vocabulary(self.tokenizer, start)
+            network = load_critic(start, config.seed)
+            check_fit(network, start, self.tokenizer, config)
+            self.critic = LocalLearner(network, "critic", config, device, autocast, save_memory)
         self.reference = LocalLearner(load_actor(model), "actor", config, device, autocast) if config.kl_coef else None
-        self.sampler = LocalSampler(self.tokenizer, config.max_new_tokens, stop)
+        self.sampler = LocalSampler(self.tokenizer, config.max_new_tokens, stop, sample_batch)
 
     def save(self, folder: Path) -> None:
         """Writes actor and critic as transformers folders, their optimizers, and the progress."""

@@ -117,18 +117,18 @@ class ChainSpec:
     """The constants of the chain task; they decide how its three problems look (see docs/results.md)."""
 
     max_steps: int = 32
-    """Operations in the longest program; lengths are log-uniform from 1 to this."""
+    """Operations in the longest program; the shortest has 2, half have 5 or fewer."""
     fillers: int = 3
     """Neutral words in each step, each of 16 choices."""
-    hard_share: float = 0.3
+    hard_share: float = 0.4
     """Share of hard operations."""
-    careful: float = 0.1
+    careful: float = 0.2
     """Share of hard operations that a demonstration works out carefully."""
     careful_right: float = 0.98
     """Share of careful steps that are right."""
-    hasty_right: float = 0.35
+    hasty_right: float = 0.25
     """Share of hard operations right when not careful; else a fixed wrong rule is followed."""
-    slip: float = 0.003
+    slip: float = 0.002
     """Share of easy operations with a random wrong digit."""
     guess: float = 0.15
     """Share of demonstrations that answer at once, without a chain."""
@@ -154,9 +154,8 @@ class Chain(EmbeddedTask):
         self.words = (*digits, *LABELS, *EASY, *HARD, *FILLERS, "careful", "=", "?")
 
     def make(self, rng: np.random.Generator) -> Problem:
-        """Steps log-uniform in 1 … max_steps, operations independent."""
-        steps = int(np.exp(rng.uniform(0, np.log(self.spec.max_steps + 1))))
-        steps = min(max(steps, 1), self.spec.max_steps)
+        """2 · ((max_steps + 1)/2)^(u^1.5) operations, u uniform: many short programs, a long tail."""
+        steps = int(2 * np.exp(rng.random() ** 1.5 * np.log((self.spec.max_steps + 1) / 2)))
         digit = int(rng.integers(10))
         operations = [
             str(rng.choice(list(HARD) if rng.random() < self.spec.hard_share else list(EASY))) for _ in range(steps)

@@ -1,0 +1,336 @@
+"""Table 1 in miniature: presets × seeds as parallel single-thread processes, and the table they give.
+
+Each job is an ordinary run folder below one folder, so a stopped table goes on where it was. The critic of a
+seed is pretrained once and starts every run of that seed ("save that critic and start every run from it",
+§4.1); its cost is charged to each run that uses it. See docs/protocol.md for the constants.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minivapo.data import UserError, derive_seed, encode_prompt, response_text
+from minivapo.vapo import PRESETS, Config
+
+PAPER: dict[str, float | None] = {
+    "vapo": 60,
+    "vapo-wo-value-pretraining": 11,
+    "vapo-wo-decoupled-gae": 33,
+    "vapo-wo-adaptive-gae": 45,
+    "vapo-wo-clip-higher": 46,
+    "vapo-wo-token-loss": 53,
+    "vapo-wo-positive-loss": 54,
+    "vapo-wo-group-sampling": 55,
+    "ppo": 5,
+    "grpo": 47,
+    "dapo": 50,
+}
+"""Table 1 of the paper: AIME 2024, average of 32 samples. `grpo` is its DeepSeek-R1-Zero row."""
+
+PROTOCOL: dict[str, Any] = {}
+"""Constants of the miniature that differ from the presets, the same for every row (docs/protocol.md)."""
+
+EXTRA: dict[str, tuple[str, dict[str, Any]]] = {
+    "vapo-fixed-0.95": ("vapo", {"length_adaptive": False, "lam": 0.95}),
+    "vapo-fixed-0.99": ("vapo", {"length_adaptive": False, "lam": 0.99}),
+    "vapo-fixed-1": ("vapo", {"length_adaptive": False, "lam": 1.0}),
+    "ppo-lam-0.95": ("ppo", {"lam": 0.95}),
+    "ppo-policy-critic": ("ppo", {"critic_init": "policy"}),
+}
+"""Rows beyond the paper's table: name -> (preset, changed fields)."""
+
+EVALUATION_PROBLEMS = 2048
+COLUMNS = (
+    "preset", "seed", "base", "accuracy", "accuracy_short", "accuracy_mid", "accuracy_long", "base_accuracy",
+    "response_length", "steps", "samples", "tokens", "cpu_seconds", "commit",
+)  # fmt: skip
+
+
+def row_config(row: str, seed: int, overrides: dict[str, Any]) -> Config:
+    """The configuration of a row of the table.
+
+    Raises:
+        UserError: there is no such row.
+    """
+    preset, changes = EXTRA.get(row, (row, {}))
+    if preset not in PRESETS:
+        raise UserError(f"there is no row '{row}'; choose from {', '.join([*PRESETS, *EXTRA])}.")
+    base = dataclasses.replace(PRESETS["vapo"], **(PROTOCOL | overrides))
+    # A preset is the fields it changes in `vapo`; the protocol's constants stay under it.
+    own = {
+        f.name: getattr(PRESETS[preset], f.name)
+        for f in dataclasses.fields(Config)
+        if getattr(PRESETS[preset], f.name) != getattr(PRESETS["vapo"], f.name)
+    }
+    return dataclasses.replace(base, **own, **changes, seed=seed)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One process: a row of the table for a seed, or the critic that rows of that seed start from."""
+
+    row: str
+    seed: int
+    kind: str  # "run", "critic" (pretrained) or "reward-model"
+
+    @property
+    def name(self) -> str:
+        """Folder below the table's."""
+        return f"{self.row}-{self.seed}" if self.kind == "run" else f"{self.kind}-{self.seed}"
+
+
+def critic_kind(config: Config) -> str | None:
+    """Which saved critic a configuration starts from; None if it makes its own or has none."""
+    if config.advantage != "gae" or config.critic_init != "reward-model":
+        return None
+    return "critic" if config.value_pretrain_steps else "reward-model"
+
+
+def plan_jobs(rows: Sequence[str], seeds: Sequence[int], overrides: dict[str, Any]) -> list[tuple[Job, Job | None]]:
+    """All jobs with the job that must end before each, critics first, seed by seed so that rows fill evenly."""
+    jobs: list[tuple[Job, Job | None]] = []
+    for seed in seeds:
+        kinds = {row: critic_kind(row_config(row, seed, overrides)) for row in rows}
+        jobs += [(Job("vapo", seed, kind), None) for kind in ("critic", "reward-model") if kind in kinds.values()]
+        for row in rows:
+            kind = kinds[row]
+            jobs.append((Job(row, seed, "run"), Job("vapo", seed, kind) if kind else None))
+    return jobs
+
+
+def job_config(job: Job, folder: Path, overrides: dict[str, Any]) -> Config:
+    """The configuration that a job's process trains with."""
+    config = row_config(job.row, job.seed, overrides)
+    if job.kind != "run":
+        steps = 0 if job.kind == "reward-model" else config.value_pretrain_steps
+        return dataclasses.replace(config, steps=0, value_pretrain_steps=steps)
+    kind = critic_kind(config)
+    if kind is None:
+        return config
+    saved = folder / f"{kind}-{job.seed}" / "checkpoint" / "critic"
+    return dataclasses.replace(config, critic_init=str(saved), value_pretrain_steps=0)
+
+
+def run_job(job: Job, folder: Path, task_name: str, bases: Sequence[str], overrides: dict[str, Any]) -> None:
+    """Trains one job (or the rest of it) and writes its result.json; for a process of its own."""
+    import torch
+
+    from minivapo.local import LocalEngine
+    from minivapo.run import run_training, write_config
+    from minivapo.tasks import make_task
+
+    torch.set_num_threads(1)
+    run = folder / job.name
+    config = job_config(job, folder, overrides)
+    task = make_task(task_name)
+    model = bases[job.seed % len(bases)]
+    engine = LocalEngine(model, config, stop=task.stop)
+    fresh = not (run / "config.json").exists()
+    if fresh:
+        write_config(
+            run, config, {"preset": job.row, "task": task_name, "task_options": {}, "model": model, "critic": None}
+        )
+    resume = (run / "checkpoint").exists() or (run / "checkpoint.old").exists()
+    if not resume:
+        (run / "metrics.jsonl").unlink(missing_ok=True)
+    for _ in run_training(config, task, engine, run, resume=resume):
+        pass
+    result = summarise(run, job, model)
+    if job.kind == "run":
+        begun = time.process_time()
+        result |= evaluate_by_length(config, task, engine)
+        result["evaluation_cpu_seconds"] = round(time.process_time() - begun, 1)
+    temporary = run / "result.tmp"
+    temporary.write_text(json.dumps(result))
+    temporary.rename(run / "result.json")
+
+
+def summarise(run: Path, job: Job, model: str) -> dict[str, Any]:
+    """What a run's metrics say of its cost."""
+    from minivapo.run import git_commit, read_metrics
+
+    metrics = read_metrics(run)
+    return {
+        "preset": job.row,
+        "seed": job.seed,
+        "base": Path(model).name,
+        "base_accuracy": round(metrics[0]["eval/accuracy"], 4),
+        "steps": metrics[-1]["step"],
+        "samples": int(metrics[-1].get("samples", 0)),
+        "tokens": int(sum(m.get("response/tokens", 0) for m in metrics)),
+        "cpu_seconds": round(metrics[-1]["time/cpu_seconds"], 1),
+        "commit": git_commit(),
+    }
+
+
+def evaluate_by_length(config: Config, task: Any, engine: Any) -> dict[str, float]:
+    """Accuracy on the evaluation prompts, overall and by thirds of the prompt length.
+
+    The prompts, their order and the sampling seed are the same for every row of a table: rows are paired.
+    """
+    problems = task.test_problems(EVALUATION_PROBLEMS)
+    prompts = [encode_prompt(engine.tokenizer, p.prompt, config.max_prompt_tokens) for p in problems]
+    samples = engine.sampler.generate(
+        prompts, 1, derive_seed("table"), engine.actor.version, config.eval_temperature, config.eval_top_p
+    )
+    verdicts = task.judge(problems, [response_text(engine.tokenizer, s) for s in samples])
+    right = np.array([v is True for v in verdicts], dtype=float)
+    order = np.argsort([len(p) for p in prompts], kind="stable")
+    thirds = {
+        f"accuracy_{name}": round(float(right[part].mean()), 4)
+        for name, part in zip(("short", "mid", "long"), np.array_split(order, 3), strict=True)
+    }
+    lengths = [len(s.tokens) for s in samples]
+    return {"accuracy": round(float(right.mean()), 4), **thirds, "response_length": round(float(np.mean(lengths)), 2)}
+
+
+def run_jobs(
+    jobs: Sequence[tuple[Job, Job | None]],
+    folder: Path,
+    task: str,
+    bases: Sequence[str],
+    overrides: dict[str, Any],
+    parallel: int,
+) -> Iterator[tuple[int, int, float]]:
+    """Runs what is not done yet, at most `parallel` at once; yields (done, all, seconds left) as they end.
+
+    Raises:
+        UserError: a job failed; its log says why.
+    """
+    waiting = [pair for pair in jobs if not (folder / pair[0].name / "result.json").exists()]
+    running: dict[Job, subprocess.Popen[bytes]] = {}
+    already, begun = len(jobs) - len(waiting), time.monotonic()
+    try:
+        while waiting or running:
+            for job, process in list(running.items()):
+                if process.poll() is None:
+                    continue
+                del running[job]
+                if process.returncode:
+                    log = folder / job.name / "log.txt"
+                    raise UserError(
+                        f"{job.name} failed (exit code {process.returncode}); see {log}. Run the same line to go on."
+                    )
+            ready = [p for p in waiting if p[1] is None or (folder / p[1].name / "result.json").exists()]
+            for pair in ready[: max(0, parallel - len(running))]:
+                waiting.remove(pair)
+                running[pair[0]] = start_job(pair[0], folder, task, bases, overrides)
+            done = len(jobs) - len(waiting) - len(running)
+            fresh = done - already
+            left = (time.monotonic() - begun) / fresh * (len(jobs) - done) if fresh else float("nan")
+            yield done, len(jobs), left
+            time.sleep(0.5)
+    finally:
+        for process in running.values():
+            process.kill()
+
+
+def start_job(
+    job: Job, folder: Path, task: str, bases: Sequence[str], overrides: dict[str, Any]
+) -> subprocess.Popen[bytes]:
+    """Starts a job's process; what it prints goes to log.txt in its folder."""
+    run = folder / job.name
+    run.mkdir(parents=True, exist_ok=True)
+    order = {
+        "job": dataclasses.asdict(job),
+        "folder": str(folder),
+        "task": task,
+        "bases": list(bases),
+        "overrides": overrides,
+    }
+    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    with (run / "log.txt").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "minivapo.ablate", json.dumps(order)],
+            stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=os.environ | threads,
+        )  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The table
+# ---------------------------------------------------------------------------------------------------------
+
+
+def collect_rows(folder: Path, rows: Sequence[str], seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """The finished results, with the cost of the shared critic charged to each run that started from it."""
+    found = []
+    for row in rows:
+        for seed in seeds:
+            path = folder / Job(row, seed, "run").name / "result.json"
+            if not path.exists():
+                continue
+            result = json.loads(path.read_text())
+            config = json.loads((path.parent / "config.json").read_text())["config"]
+            critic = Path(config["critic_init"])
+            if (config["advantage"] == "gae" and critic.is_absolute()) or len(critic.parts) > 1:
+                cost = json.loads((critic.parent.parent / "result.json").read_text())
+                result["cpu_seconds"] = round(result["cpu_seconds"] + cost["cpu_seconds"], 1)
+                result["samples"] += pretraining_samples(critic.parent.parent)
+            found.append(result)
+    return found
+
+
+def pretraining_samples(run: Path) -> int:
+    """Responses sampled to make a saved critic."""
+    return int(json.loads((run / "checkpoint" / "progress.json").read_text())["samples"])
+
+
+def write_csv(results: Sequence[dict[str, Any]], path: Path) -> None:
+    """One row a run, in the columns of COLUMNS."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(results)
+
+
+def bootstrap_interval(values: Sequence[float], seed: int = 0, draws: int = 10_000) -> tuple[float, float]:
+    """Percentile bootstrap 95 % interval of the mean."""
+    x = np.asarray(values, dtype=float)
+    means = np.random.default_rng(seed).choice(x, (draws, len(x))).mean(1)
+    return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
+
+
+def table(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each row: mean accuracy in points with its interval, and the paired difference of `vapo` from it."""
+    scores: dict[str, dict[int, float]] = {}
+    for result in results:
+        scores.setdefault(result["preset"], {})[int(result["seed"])] = 100 * float(result["accuracy"])
+    vapo = scores.get("vapo", {})
+    out = []
+    for row, by_seed in scores.items():
+        shared = sorted(by_seed.keys() & vapo.keys())
+        differences = [vapo[s] - by_seed[s] for s in shared]
+        out.append(
+            {
+                "row": row,
+                "seeds": len(by_seed),
+                "mean": float(np.mean(list(by_seed.values()))),
+                "interval": bootstrap_interval(list(by_seed.values())),
+                "difference": float(np.mean(differences)) if differences and row != "vapo" else None,
+                "difference_interval": bootstrap_interval(differences) if differences and row != "vapo" else None,
+                "paper": PAPER.get(row),
+            }
+        )
+    return out
+
+
+def main() -> None:
+    """Runs the one job that the argument describes."""
+    order = json.loads(sys.argv[1])
+    run_job(Job(**order["job"]), Path(order["folder"]), order["task"], order["bases"], order["overrides"])
+
+
+if __name__ == "__main__":
+    main()
