@@ -608,6 +608,10 @@ class LocalEngine:
         self.reference = LocalLearner(load_actor(model), "actor", config, device, autocast) if config.kl_coef else None
         self.sampler = LocalSampler(self.tokenizer, config.max_new_tokens, stop, sample_batch)
 
+    def metrics(self) -> Metrics:
+        """Nothing to add: one device has no stragglers."""
+        return {}
+
     def save(self, folder: Path) -> None:
         """Writes actor and critic as transformers folders, their optimizers, and the progress."""
         for name in ("actor", "critic"):

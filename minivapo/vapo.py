@@ -531,6 +531,10 @@ class Engine(Protocol):
     rollout: Rollout | None
     """The last rollout, for those who watch."""
 
+    def metrics(self) -> Metrics:
+        """What this engine adds to the metrics of the step just taken; the same numbers on every rank."""
+        ...
+
     def save(self, folder: Path) -> None:
         """Writes weights, optimizers and progress."""
         ...
@@ -604,6 +608,7 @@ def train_step(config: Config, task: Task, engine: Engine) -> Metrics:
     return {
         **metrics,
         "samples": engine.progress.samples,
+        **engine.metrics(),
         **seconds,
         "time/tokens_per_second": tokens_per_second,
     }
