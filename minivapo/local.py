@@ -83,7 +83,7 @@ def load_critic(model: str | Path, seed: int = 0, dtype: torch.dtype = torch.flo
             f"({', '.join(body[:3])}); give a policy, reward model or critic of the kind that its config.json names."
         )
     if fresh:
-        text = "critic from %s: %s not in the checkpoint, set to 0"
+        text = "critic from %s: %s start at 0 (absent from the checkpoint, or of another shape)"
         logging.getLogger(__name__).warning(text, model, ", ".join(sorted(fresh)))
     for name, parameter in critic.named_parameters():
         if name in fresh:  # ZeRO-3 keeps this rank's shard in ds_tensor
