@@ -800,8 +800,9 @@ def pretrain_critic(config: Config, task: Task, engine: Engine) -> Iterator[Metr
     high; the paper's sentence says both "low", a slip.)
     """
     progress = engine.progress
+    # Choice: one response a prompt, since a critic learns more from many prompts than from many samples of few.
     monte_carlo = dataclasses.replace(
-        config, advantage="gae", dynamic_sampling=0, lam_critic=1.0, decoupled_gae=True, value_clip=0.0
+        config, group_size=1, dynamic_sampling=0, lam_critic=1.0, decoupled_gae=True, value_clip=0.0
     )
     reward_model_steps = config.reward_model_steps if config.critic_init == "reward-model" else 0
     while progress.reward_model < reward_model_steps:
