@@ -71,7 +71,7 @@ class Job:
     """A whole run: what to train on what, the algorithm's configuration and the cluster's settings."""
 
     model: str
-    """Policy to start from: a transformers folder or hub name."""
+    """Policy to start from: a transformers folder or hub name; empty means the task's embedded base."""
     task: str
     """A name that `minivapo.tasks` knows."""
     preset: str
@@ -80,12 +80,14 @@ class Job:
     settings: Settings
     run: str | None = None
     """Run folder."""
+    critic: str | None = None
+    """Model that the critic starts from, if not the policy."""
 
 
 def read_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
     """Reads a YAML file of flat keys, then overrides: `--key value`, `--key=value` or `key=value`.
 
-    Keys are `preset`, `model`, `task`, `run` and the fields of `Config` and `Settings`; dashes and
+    Keys are `preset`, `model`, `critic`, `task`, `run` and the fields of `Config` and `Settings`; dashes and
     underscores are the same. The file names only what differs from its preset.
 
     Raises:
@@ -103,7 +105,7 @@ def read_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
     if not isinstance(given, dict):
         raise UserError(f"{path} must hold `key: value` lines.")
     given = {str(k).replace("-", "_"): v for k, v in given.items()}
-    given |= {key: yaml.safe_load(text) for key, text in split_overrides(overrides).items()}
+    given |= {key: yaml_value(text) for key, text in split_overrides(overrides).items()}
     return make_job(given)
 
 
@@ -124,7 +126,7 @@ def split_overrides(arguments: Sequence[str]) -> dict[str, str]:
 def make_job(given: dict[str, Any]) -> Job:
     """Builds a job from flat keys, see `read_job`."""
     kinds = {Config: typing.get_type_hints(Config), Settings: typing.get_type_hints(Settings)}
-    texts = ("preset", "model", "task", "run")
+    texts = ("preset", "model", "critic", "task", "run")
     known = [*texts, *kinds[Config], *kinds[Settings]]
     for key in given:
         if key not in known:
@@ -133,13 +135,26 @@ def make_job(given: dict[str, Any]) -> Job:
     preset = str(given.get("preset", "vapo"))
     if preset not in PRESETS:
         raise UserError(f"unknown preset '{preset}'; known are {', '.join(PRESETS)}.")
-    for name in ("model", "task"):
-        if not given.get(name):
-            raise UserError(f"the config names no {name}.")
+    if not given.get("task"):
+        raise UserError("the config names no task.")
     parts = {cls: {k: coerce(k, given[k], hints[k]) for k in given if k in hints} for cls, hints in kinds.items()}
     config = dataclasses.replace(PRESETS[preset], **parts[Config])
-    run = given.get("run")
-    return Job(str(given["model"]), str(given["task"]), preset, config, Settings(**parts[Settings]), run and str(run))
+    names = {k: str(given[k]) if given.get(k) else None for k in ("run", "critic")}
+    return Job(str(given.get("model") or ""), str(given["task"]), preset, config, Settings(**parts[Settings]), **names)
+
+
+def with_settings(job: Job, given: dict[str, Any]) -> Job:
+    """The job with some of the cluster's settings changed, by name."""
+    hints = typing.get_type_hints(Settings)
+    changes = {k: coerce(k, yaml_value(v), hints[k]) for k, v in given.items()}
+    return dataclasses.replace(job, settings=dataclasses.replace(job.settings, **changes))
+
+
+def yaml_value(text: Any) -> Any:
+    """What a word on the command line means."""
+    import yaml
+
+    return yaml.safe_load(text) if isinstance(text, str) else text
 
 
 def coerce(key: str, value: Any, kind: Any) -> Any:

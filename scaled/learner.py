@@ -37,6 +37,7 @@ from minivapo.vapo import Config, LossFn, Outputs
 from scaled.config import Settings
 from scaled.head import CriticModule, PolicyModule
 from scaled.packing import Packed, balance, cut, imbalance, make_rows, pack, tensors, to_device, unpack
+from scaled.watch import tick
 from scaled.world import ON_GPU, DistributedWorld, local_device
 
 GATHER = 2**28
@@ -121,6 +122,7 @@ class DeepSpeedLearner:
 
     def run(self, packed: Packed, entropy: bool) -> tuple[Tensor, ...]:
         """One pass of the network; [total] results."""
+        tick(f"{self.kind} micro-batch")
         attention = packed.attention() if self.attention == "flash_attention_2" else {}
         if self.kind == "critic":
             return (self.engine(packed.tokens, packed.positions, **attention),)
@@ -251,6 +253,7 @@ class DeepSpeedLearner:
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Name and whole tensor of every parameter, gathered piecewise; all ranks must exhaust it together."""
         for bucket in buckets(list(self.model.named_parameters()), GATHER):
+            tick(f"gathering {self.kind} weights")
             with gathered([p for _, p in bucket]):
                 pieces = [(name, p.detach().clone()) for name, p in bucket]
             while pieces:
@@ -277,6 +280,7 @@ class DeepSpeedLearner:
         moments: dict[str, Tensor] = {}
         master: dict[str, Tensor] = {}
         for (name, p), rank in zip(named, owner, strict=True):
+            tick(f"saving {self.kind}")
             parts = {key: full(safe_get_full_optimizer_state(p, key)) for key in MOMENTS}
             copy = full(safe_get_full_fp32_param(p)) if self.dtype != torch.float32 else None
             if rank != self.world.rank:
@@ -299,6 +303,7 @@ class DeepSpeedLearner:
         moments = TensorFiles(sorted(folder.glob("optimizer*.safetensors")), self.world)
         steps = 0
         for name, p in self.model.named_parameters():
+            tick(f"loading {self.kind}")
             value = weights.read(name, shape(p))
             with gathered([p], write=True):
                 p.data.copy_(value)
@@ -350,9 +355,6 @@ def load_model(source: str | Path, kind: str, config: Config, settings: Settings
             model = load_critic(source, config.seed, dtype=dtype)
     del marker
     transformers.integrations.deepspeed.unset_hf_deepspeed_config()
-    for module in model.modules():  # a token classifier drops 10 % of its inputs unless its config says otherwise
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
     for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
         if getattr(model.config, name, None) not in (None, 1, 1.0):
             raise UserError(f"{source} transforms its logits ({name}), which scaled.head does not: use another model.")

@@ -22,6 +22,7 @@ from minivapo.data import Sample, UserError, derive_seed
 from minivapo.measure import Metrics
 from minivapo.vapo import Config
 from scaled.config import Settings
+from scaled.watch import tick
 from scaled.world import ON_GPU, DistributedWorld
 
 
@@ -90,10 +91,12 @@ class VllmSampler:
             for i, prompt in enumerate(share_prompts)
             for j in range(n)
         ]
+        tick("sampling")
         self.wake("weights", "kv_cache")
         start = time.perf_counter()
         outputs = self.complete(requests, temperature, top_p)
         self.account(time.perf_counter() - start, [len(s.tokens) for s in outputs])
+        tick("after sampling")
         self.rest()
         before = sum(len(share_prompts) for share_prompts, _ in shares[: self.place]) * n
         return outputs[before : before + len(prompts) * n]

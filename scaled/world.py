@@ -5,12 +5,14 @@ from __future__ import annotations
 import datetime
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from minivapo.data import UserError
 from minivapo.vapo import World
 
 ON_GPU = torch.cuda.is_available()
@@ -65,6 +67,19 @@ class DistributedWorld(World):
         x = x.detach().cpu().clone()
         dist.all_reduce(x, operation)
         return x
+
+    def agree(self, make: Callable[[], Any]) -> Any:
+        """What `make` returns on rank 0, on every rank; a UserError there is raised on every rank."""
+        box: list[Any] = [None, None]
+        if self.rank == 0:
+            try:
+                box[0] = make()
+            except UserError as error:
+                box[1] = str(error)
+        dist.broadcast_object_list(box, src=0)
+        if box[1] is not None:
+            raise UserError(box[1])
+        return box[0]
 
     def gather(self, x: Tensor) -> list[Tensor]:
         """The tensors of all ranks, whose first dimensions may differ."""

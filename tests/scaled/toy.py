@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
 
 from minivapo.data import Problem, Rollout, Sample, make_rollout
 from minivapo.vapo import PRESETS, Config, World, actor_loss, critic_loss, estimate_advantages, reward_model_loss
@@ -15,15 +15,19 @@ VOCABULARY = 64
 EOS = 1
 
 
-def make_model(folder: Path, tie: bool, seed: int = 0) -> Path:
-    """A random-weight Qwen2 of 30,000 parameters whose sizes are no multiples of 3."""
+def make_model(folder: Path, tie: bool, family: str = "llama", seed: int = 0) -> Path:
+    """A random-weight model of 30,000 parameters with sizes that 3 does not divide.
+
+    Llama where a tokenizer is needed: transformers opens every Qwen2 folder with a byte-level one.
+    """
     torch.manual_seed(seed)
-    config = Qwen2Config(
+    make = {"llama": LlamaConfig, "qwen2": Qwen2Config}[family]
+    config = make(
         vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=tie, eos_token_id=EOS,
         bos_token_id=None, pad_token_id=0, initializer_range=0.2,
     )  # fmt: skip
-    Qwen2ForCausalLM(config).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     vocab = {"<pad>": 0, "<eos>": EOS, "<unk>": 2, **{f"w{i}": i for i in range(3, VOCABULARY)}}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
