@@ -17,7 +17,10 @@ from minivapo.vapo import Config, Progress
 from scaled.config import Settings
 from scaled.learner import DeepSpeedLearner
 from scaled.sampler import VllmSampler
-from scaled.world import DistributedWorld
+from scaled.world import ON_GPU, DistributedWorld
+
+CPU_HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+"""Head widths that vLLM's CPU attention knows."""
 
 
 class ScaledEngine:
@@ -94,6 +97,9 @@ def check_model(model: str | Path, config: Config, tokens: int) -> None:
             f"the tokenizer of {model} has {tokens} tokens but the model only {shape.vocab_size} embeddings: "
             "they do not belong together."
         )
+    width = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
+    if not ON_GPU and width not in CPU_HEADS:
+        raise UserError(f"{model} has heads of width {width}; vLLM on the CPU takes {', '.join(map(str, CPU_HEADS))}.")
     length, most = config.max_prompt_tokens + config.max_new_tokens, getattr(shape, "max_position_embeddings", None)
     if most is not None and length > most:
         raise UserError(
