@@ -170,6 +170,7 @@ def make_llm(model: str | Path, config: Config, settings: Settings, ranks: int) 
     if not ON_GPU:
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+        torch._dynamo.config.disable = True  # small helpers of vLLM would be compiled for a minute
     from vllm import LLM
 
     length = config.max_prompt_tokens + config.max_new_tokens

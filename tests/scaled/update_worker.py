@@ -1,0 +1,203 @@
+"""On every rank: whole updates by DeepSpeed against the local engine, and checkpoints. Rank 0 writes findings.
+
+update_worker.py OUT MODELS CHECKPOINT [load]
+"""
+
+import dataclasses
+import json
+import math
+import sys
+import types
+from pathlib import Path
+
+import torch
+from toy import LOSSES, record_rollout, share, toy_config
+
+from minivapo.data import NonFiniteError
+from minivapo.local import LocalLearner, load_actor, load_critic
+from minivapo.vapo import PRESETS, World, update
+from scaled.config import Settings
+from scaled.learner import DeepSpeedLearner
+from scaled.world import start
+
+OUT, MODELS, CHECKPOINT = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
+STEPS = 2
+RATES = {"actor_lr": 1e-4, "critic_lr": 2e-4, "weight_decay": 0.01}
+torch.set_num_threads(1)
+world = start(5)
+found: dict[str, dict] = {}
+
+
+def distance(learner, local) -> float:
+    """Largest difference of any weight."""
+    reference = dict(local.model.named_parameters())
+    return max(float((x - reference[name].detach()).abs().max()) for name, x in learner.weights())
+
+
+def relative(a: dict, b: dict) -> float:
+    """Largest difference of any metric that both have, relative to 1 or the metric."""
+    return max(abs(a[k] - b[k]) / max(1.0, abs(a[k])) for k in a)
+
+
+def local_learner(source, kind, config):
+    load = load_actor if kind == "actor" else load_critic
+    return LocalLearner(load(source), kind, config)
+
+
+def k_steps(learner, local, kind, loss, config):
+    """The same updates on both; returns the metrics of the last."""
+    for k in range(STEPS):
+        here = types.SimpleNamespace(world=World(), **{kind: local})
+        there = types.SimpleNamespace(world=world, **{kind: learner})
+        rollout = record_rollout(config, k)
+        expected = update(config, rollout, here, kind, LOSSES[loss], 1)
+        got = update(config, share(rollout, config, world.rank, world.size), there, kind, LOSSES[loss], 1)
+    return expected, got
+
+
+def compare_forward(learner, local, config) -> float:
+    rollout = record_rollout(config, 9)
+    mine = share(rollout, config, world.rank, world.size)
+    got = learner.forward(mine)
+    worst = 0.0
+    for name, x in local.forward(mine).items():
+        inside = torch.arange(x.shape[1]) < mine.totals[:, None]
+        worst = max(worst, float(((x - got[name]) * inside).abs().max()))
+    return float(world.max(torch.tensor(worst)))
+
+
+def updates() -> None:
+    """Every preset's losses, both stages, several budgets: weights and metrics."""
+    budgets = [30, 90, 100_000]
+    for stage in (2, 3):
+        for kind in ("actor", "critic"):
+            source = MODELS / ("qwen2-tied" if stage == 2 else "llama-untied")
+            if kind == "critic":
+                source = MODELS / "critic"  # a head that is not zero
+            settings = Settings(
+                zero_stage=stage, dtype="float32", logits_chunk=7, activation_checkpointing=stage == 3,
+                attention="sdpa" if stage == 2 else "eager",
+            )  # fmt: skip
+            config = toy_config("vapo", **RATES)
+            learner = DeepSpeedLearner(source, kind, config, settings, world)
+            fresh = OUT.parent / f"fresh-{stage}-{kind}-{world.size}"
+            learner.save(fresh)
+            world.sum(torch.zeros(1))
+            found[f"forward-{stage}-{kind}"] = {"outputs": compare_forward(learner, local_learner(source, kind, config), config)}
+            for i, preset in enumerate(PRESETS):
+                config = toy_config(preset, **RATES)
+                if kind == "critic" and config.advantage != "gae":
+                    continue
+                learner.load(fresh)
+                learner.settings = dataclasses.replace(settings, token_budget=budgets[i % 3])
+                local = local_learner(source, kind, config)
+                for loss in ["actor"] if kind == "actor" else ["reward-model", "critic"]:
+                    expected, got = k_steps(learner, local, kind, loss, config)
+                    found[f"{preset}-{loss}-zero{stage}-budget{budgets[i % 3]}"] = {
+                        "weights": distance(learner, local),
+                        "metrics": relative(expected, got),
+                        "imbalance": got[f"{kind}/imbalance"],
+                        "version": [learner.version, local.version],
+                    }
+            refusal(learner, local, kind, config, stage)
+
+
+def refusal(learner, local, kind, config, stage) -> None:
+    """A loss or gradient that is not finite, on one rank only, is refused on every rank; then training goes on."""
+    before = {name: x.clone() for name, x in learner.weights()}
+    version = learner.version
+    mine = share(record_rollout(config, 0), config, world.rank, world.size)
+    mine = mine.rows(range(config.mini_batch // world.size))
+    raised = {}
+    for case in ("loss", "gradient"):
+
+        def broken(outputs, rows, case=case):
+            x = outputs["logprobs" if kind == "actor" else "values"]
+            loss = x.square().sum()
+            if bool((rows.group == record_rollout(config, 0).group[0]).any()):  # only where that row was dealt
+                loss = loss + math.nan if case == "loss" else loss * math.inf
+            return loss, {"loss": loss.detach() if case == "loss" else torch.zeros(())}, {"peak": loss.detach()}
+
+        try:
+            learner.step(mine, broken, 1e-3)
+            raised[case] = 0.0
+        except NonFiniteError:
+            raised[case] = 1.0
+    unchanged = all(torch.equal(before[name], x) for name, x in learner.weights())
+    # The refused gradients must leave nothing behind: the next update equals the local one.
+    expected, got = k_steps(learner, local, kind, kind, config)
+    found[f"refusal-{kind}-zero{stage}"] = {
+        **raised, "unchanged": float(unchanged), "version": [learner.version - STEPS * 2, version],
+        "weights_after": distance(learner, local),
+    }  # fmt: skip
+
+
+def checkpoints(load: bool) -> None:
+    """Saves after some steps, or loads what another number of ranks saved, and takes one more step."""
+    for kind in ("actor", "critic"):
+        for stage in (2, 3):
+            source = MODELS / ("llama-untied" if kind == "actor" else "critic")
+            config = toy_config("vapo", **RATES)
+            settings = Settings(zero_stage=stage, dtype="float32", token_budget=60, activation_checkpointing=False)
+            learner = DeepSpeedLearner(source, kind, config, settings, world)
+            folder = CHECKPOINT / f"{kind}-{stage}"
+            if load:
+                # Saved under the other stage, by another number of ranks.
+                folder = CHECKPOINT / f"{kind}-{5 - stage}"
+                learner.load(folder)
+            else:
+                rows = share(record_rollout(config, 1), config, world.rank, world.size)
+                update(config, rows, types.SimpleNamespace(world=world, **{kind: learner}), kind, LOSSES[kind], 1)
+                learner.save(folder)
+                again = DeepSpeedLearner(source, kind, config, settings, world)
+                world.sum(torch.zeros(1))
+                again.load(folder)
+            local = local_learner(source, kind, config)
+            local.load(folder)
+            at_load = distance(learner, local)
+            rollout = record_rollout(config, 2)
+            update(config, rollout, types.SimpleNamespace(world=World(), **{kind: local}), kind, LOSSES[kind], 1)
+            rows = share(rollout, config, world.rank, world.size)
+            update(config, rows, types.SimpleNamespace(world=world, **{kind: learner}), kind, LOSSES[kind], 1)
+            found[f"checkpoint-{kind}-zero{stage}"] = {"at_load": at_load, "after": distance(learner, local)}
+            if not load:
+                update(config, rows, types.SimpleNamespace(world=world, **{kind: again}), kind, LOSSES[kind], 1)
+                pairs = zip(learner.weights(), again.weights(), strict=True)
+                same = all(torch.equal(a[1], b[1]) for a, b in pairs)
+                found[f"checkpoint-{kind}-zero{stage}"]["identical"] = float(same)
+
+
+def low_precision() -> None:
+    """bf16 with fp32 master weights, and the offloaded optimizer: close to fp32, and through a checkpoint exactly."""
+    for name, changes in {"bf16": {"dtype": "bfloat16"}, "offload": {"offload_optimizer": True}}.items():
+        config = toy_config("vapo", **RATES)
+        base = {"dtype": "float32", "token_budget": 60, "activation_checkpointing": False}
+        settings = Settings(**{**base, **changes})
+        learner = DeepSpeedLearner(MODELS / "llama-tied", "actor", config, settings, world)
+        local = local_learner(MODELS / "llama-tied", "actor", config)
+        expected, got = k_steps(learner, local, "actor", "actor", config)
+        folder = OUT.parent / f"{name}-{world.size}"
+        learner.save(folder)
+        again = DeepSpeedLearner(MODELS / "llama-tied", "actor", config, settings, world)
+        world.sum(torch.zeros(1))
+        again.load(folder)
+        k_steps(again, local, "actor", "actor", config)
+        k_steps(learner, local, "actor", "actor", config)
+        same = all(torch.equal(a[1], b[1]) for a, b in zip(learner.weights(), again.weights(), strict=True))
+        found[name] = {
+            "metrics": relative(
+                {k: expected[k] for k in ("actor/loss", "actor/grad_norm")},
+                {k: got[k] for k in ("actor/loss", "actor/grad_norm")},
+            ),
+            "identical": float(same),
+        }
+
+
+if sys.argv[4:] == ["load"]:
+    checkpoints(load=True)
+else:
+    updates()
+    checkpoints(load=False)
+    low_precision()
+if world.rank == 0:
+    OUT.write_text(json.dumps(found, indent=1))
