@@ -16,15 +16,15 @@ EOS = 1
 
 
 def make_model(folder: Path, tie: bool, family: str = "llama", seed: int = 0) -> Path:
-    """A random-weight model of 30,000 parameters with sizes that 3 does not divide.
+    """A random-weight model of 60,000 parameters with sizes that 3 does not divide, and heads of 32 (vLLM on CPU).
 
     Llama where a tokenizer is needed: transformers opens every Qwen2 folder with a byte-level one.
     """
     torch.manual_seed(seed)
     make = {"llama": LlamaConfig, "qwen2": Qwen2Config}[family]
     config = make(
-        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=tie, eos_token_id=EOS,
+        vocab_size=VOCABULARY, hidden_size=64, intermediate_size=80, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=512, tie_word_embeddings=tie, eos_token_id=EOS,
         bos_token_id=None, pad_token_id=0, initializer_range=0.2,
     )  # fmt: skip
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)

@@ -1,0 +1,108 @@
+"""Dealing, cutting, packing and chunked log-probs: pure functions."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minivapo.data import Rollout
+from scaled.head import token_logprobs
+from scaled.packing import balance, cut, imbalance, pack, unpack
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(1, 10**5), min_size=1, max_size=60), st.integers(1, 9))
+def test_balance_gives_every_rank_work_within_the_greedy_bound(lengths, ranks):
+    owner = balance([float(n) for n in lengths], ranks)
+    loads = [sum(n for n, r in zip(lengths, owner, strict=True) if r == rank) for rank in range(ranks)]
+    assert sum(loads) == sum(lengths)
+    if len(lengths) >= ranks:
+        assert min(loads) > 0
+    # Longest first is within 4/3 of the best, which is at least the mean and at least the longest (Graham 1969).
+    best = max(sum(lengths) / ranks, max(lengths), *(sorted(lengths, reverse=True)[ranks - 1 : ranks + 1] or [0]))
+    pair = sorted(lengths, reverse=True)[ranks - 1 : ranks + 1]
+    best = max(best, sum(pair) if len(pair) == 2 else 0)
+    assert max(loads) <= 4 / 3 * best + 1e-6
+    assert imbalance(lengths, owner, ranks) == pytest.approx(max(loads) * ranks / sum(loads))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=60), st.integers(1, 200))
+def test_cut_keeps_every_row_once_and_the_budget(totals, budget):
+    parts = cut(totals, budget)
+    assert sorted(i for part in parts for i in part) == list(range(len(totals)))
+    assert all(sum(totals[i] for i in part) <= budget or len(part) == 1 for part in parts)
+
+
+def test_pack_and_unpack_by_hand():
+    tokens = torch.tensor([[5, 6, 7, 0], [8, 9, 0, 0], [4, 3, 2, 1]])
+    totals = torch.tensor([3, 2, 4])
+    packed = pack(tokens, totals, "cpu")
+    assert packed.tokens.tolist() == [[5, 6, 7, 8, 9, 4, 3, 2, 1]]
+    assert packed.positions.tolist() == [[0, 1, 2, 0, 1, 0, 1, 2, 3]]
+    assert packed.targets.tolist() == [6, 7, 0, 9, 0, 3, 2, 1, 0]
+    assert packed.bounds.tolist() == [0, 3, 5, 9]
+    assert packed.attention()["max_length_q"] == 4
+    x = torch.arange(1.0, 10.0)
+    assert unpack(x, totals, 4, shift=False).tolist() == [[1, 2, 3, 0], [4, 5, 0, 0], [6, 7, 8, 9]]
+    assert unpack(x, totals, 4, shift=True).tolist() == [[0, 1, 2, 0], [0, 4, 0, 0], [0, 6, 7, 8]]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("chunk", [1, 7, 100])
+def test_chunked_log_probs_and_gradients_are_those_of_log_softmax(bias, chunk):
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(n, 8, generator=generator).requires_grad_() for n in (20, 30))
+    offset = torch.randn(30, generator=generator).requires_grad_() if bias else None
+    targets = torch.randint(30, (20,), generator=generator)
+    grad = torch.randn(20, generator=generator)
+    inputs = [x for x in (hidden, weight, offset) if x is not None]
+    reference = torch.log_softmax(torch.nn.functional.linear(hidden, weight, offset), -1)
+    expected = torch.autograd.grad(reference.gather(-1, targets[:, None])[:, 0], inputs, grad)
+    logprobs, entropy = token_logprobs(hidden, weight, offset, targets, chunk, entropy=True)
+    torch.testing.assert_close(logprobs, reference.gather(-1, targets[:, None])[:, 0])
+    torch.testing.assert_close(entropy, -(reference.exp() * reference).sum(-1))
+    for got, want in zip(torch.autograd.grad(logprobs, inputs, grad), expected, strict=True):
+        torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", ["llama-tied", "qwen2-untied"])
+def test_packed_rows_do_not_see_each_other(models, attention, name):
+    """The log-probs and gradients of a row are the same alone and beside other rows, in any place."""
+    from minivapo.local import load_actor
+    from scaled.head import PolicyModule
+
+    model = load_actor(models / name)
+    model.set_attn_implementation(attention)
+    policy = PolicyModule(model, chunk=5)
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randint(3, 64, (n,), generator=generator) for n in (1, 6, 9, 1, 4)]
+
+    def run(index):
+        width = max(len(rows[i]) for i in index)
+        tokens = torch.stack([torch.nn.functional.pad(rows[i], (0, width - len(rows[i]))) for i in index])
+        totals = torch.tensor([len(rows[i]) for i in index])
+        packed = pack(tokens, totals, "cpu")
+        out = policy(packed.tokens, packed.positions, packed.targets, False)[0]
+        values = unpack(out, totals, width, shift=True)
+        place = index.index(2)
+        model.zero_grad()
+        (values[place] * torch.arange(width)).sum().backward()
+        return values[place, : len(rows[2])].detach(), [p.grad.clone() for p in model.parameters()]
+
+    alone, gradients = run([2])
+    for index in ([1, 2], [2, 4, 1], [0, 3, 1, 2, 4]):
+        beside, others = run(index)
+        torch.testing.assert_close(beside, alone, atol=2e-6, rtol=1e-5)
+        for a, b in zip(gradients, others, strict=True):
+            torch.testing.assert_close(b, a, atol=1e-4, rtol=1e-4)
+
+
+def test_every_tensor_of_a_rollout_travels():
+    from scaled.packing import make_rows, tensors
+    from toy import record_rollout, toy_config
+
+    rollout = record_rollout(toy_config("vapo"), 0)
+    again = make_rows(tensors(rollout))
+    assert isinstance(again, Rollout) and tensors(again).keys() == tensors(rollout).keys()

@@ -1,0 +1,100 @@
+"""Whole updates: DeepSpeed on 1, 2 and 3 ranks against the local engine, from the same weights and rollouts."""
+
+import pytest
+import torch
+
+from conftest import require, results
+from minivapo.vapo import PRESETS
+
+RANKS = (1, 2, 3)
+ACTOR = [f"{preset}-actor" for preset in PRESETS]
+CRITIC = [f"{p}-{loss}" for p in PRESETS if PRESETS[p].advantage == "gae" for loss in ("reward-model", "critic")]
+
+
+@pytest.fixture(scope="session")
+def critic(models):
+    """A critic whose head is not zero, so that its body has gradients from the start."""
+    from minivapo.local import load_critic
+
+    model = load_critic(models / "llama-untied")
+    torch.manual_seed(1)
+    torch.nn.init.normal_(model.score.weight, std=0.3)
+    model.save_pretrained(models / "critic")
+    return models / "critic"
+
+
+@pytest.fixture(scope="session")
+def found(models, critic, tmp_path_factory):
+    """Findings of one job for each number of ranks; each loads what the one before saved."""
+    require("deepspeed")
+    folder = tmp_path_factory.mktemp("updates")
+    cache: dict[int, dict] = {}
+
+    def get(ranks: int) -> dict:
+        if ranks not in cache:
+            out = folder / f"{ranks}.json"
+            cache[ranks] = results(ranks, "update_worker.py", out, models, folder / f"checkpoint-{ranks}", timeout=600)
+        return cache[ranks]
+
+    get.folder = folder
+    return get
+
+
+def pick(findings: dict, prefix: str, stage: int) -> dict:
+    [key] = [k for k in findings if k.startswith(f"{prefix}-zero{stage}")]
+    return findings[key]
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("case", ACTOR + CRITIC)
+def test_updates_equal_the_local_engines(found, ranks, stage, case):
+    case = pick(found(ranks), case, stage)
+    assert case["weights"] < 1e-6
+    assert case["metrics"] < 1e-5
+    assert case["version"][0] == case["version"][1]
+    assert 1 <= case["imbalance"] < 1.5
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("kind", ["actor", "critic"])
+def test_packed_outputs_equal_padded_ones(found, ranks, stage, kind):
+    assert found(ranks)[f"forward-{stage}-{kind}"]["outputs"] < 1e-5
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("kind", ["actor", "critic"])
+def test_a_step_that_is_not_finite_is_refused_on_all_ranks(found, ranks, stage, kind):
+    case = found(ranks)[f"refusal-{kind}-zero{stage}"]
+    assert case["loss"] == case["gradient"] == case["unchanged"] == 1
+    assert case["version"][0] == case["version"][1]
+    assert case["weights_after"] < 1e-6
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("kind", ["actor", "critic"])
+def test_checkpoints_resume_identically_and_open_in_the_local_engine(found, ranks, stage, kind):
+    case = found(ranks)[f"checkpoint-{kind}-zero{stage}"]
+    assert case["at_load"] == 0
+    assert case["identical"] == 1
+    assert case["after"] < 1e-6
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+def test_bf16_and_offload_resume_identically(found, ranks):
+    findings = found(ranks)
+    assert findings["bf16"]["metrics"] < 0.1
+    assert findings["offload"]["metrics"] < 1e-5
+    assert findings["bf16"]["identical"] == findings["offload"]["identical"] == 1
+
+
+def test_checkpoint_of_two_ranks_resumes_on_three(found, models):
+    found(2)
+    out = found.folder / "two-to-three.json"
+    findings = results(3, "update_worker.py", out, models, found.folder / "checkpoint-2", "load")
+    for case in findings.values():
+        assert case["at_load"] == 0
+        assert case["after"] < 1e-6
