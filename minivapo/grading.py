@@ -47,6 +47,9 @@ MAX_NESTING = 24
 MAX_ITEMS = 32
 """Elements of a list, tuple or set that are compared one by one."""
 
+PATIENCE = 10
+"""How many times its limit of processor time an answer may take by the clock, on a busy machine."""
+
 Symbolic = Callable[[str, str], bool]
 """Compares (predicted, gold) by algebra; raises when it cannot judge."""
 
@@ -866,16 +869,19 @@ def load_symbolic() -> Symbolic:
 
 
 def serve(symbolic: Symbolic, requests: Any, replies: Any, limit: float) -> None:
-    """Answer one JSON line after another until the other end closes."""
+    """Answer one JSON line after another until the other end closes; `limit` is processor seconds."""
     for line in requests:
         pred, gold = json.loads(line)
-        # The default action of SIGALRM ends the process: it works where Python code cannot run, and without
-        # a parent. The parent sees the pipe close, counts a failure and starts another worker.
-        signal.setitimer(signal.ITIMER_REAL, limit)
+        # The default action of both signals ends the process: that works where Python code cannot run, and
+        # without a parent. The parent sees the pipe close, counts a failure and starts another worker. The
+        # limit is processor time, so that a busy machine does not change verdicts; SIGALRM is for sleepers.
+        signal.setitimer(signal.ITIMER_PROF, limit)
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE * limit)
         try:
             reply: dict[str, Any] = {"verdict": equal(pred, gold, symbolic)}
         except Exception as error:
             reply = {"error": f"{type(error).__name__}: {str(error)[:200]}"}
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         replies.write(json.dumps(reply) + "\n")
         replies.flush()
@@ -892,6 +898,7 @@ def main(arguments: list[str]) -> None:
     replies = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing a library prints may reach the replies
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     try:
         import resource

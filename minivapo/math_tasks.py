@@ -72,9 +72,8 @@ class _Worker:
 
     def __init__(self, time_limit: float, memory_limit: int) -> None:
         # A script by its path, without its folder on sys.path (-P): no torch, and none of our modules' names.
-        # The kernel ends it 0.5 s after the parent's own deadline, should the parent be gone by then.
         self.process = subprocess.Popen(
-            [sys.executable, "-P", grading.__file__, str(time_limit + 0.5), str(memory_limit)],
+            [sys.executable, "-P", grading.__file__, str(time_limit), str(memory_limit)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -89,7 +88,7 @@ class _Worker:
         self.deadline = time.monotonic() + START_SECONDS
 
     def send(self, job: tuple[str, str], time_limit: float) -> None:
-        self.job, self.deadline = job, time.monotonic() + time_limit
+        self.job, self.deadline = job, time.monotonic() + grading.PATIENCE * time_limit + 1
         with contextlib.suppress(OSError):  # a dead worker shows as end of file on the other pipe
             self.requests.write(json.dumps(job).encode() + b"\n")
             self.requests.flush()
@@ -137,7 +136,8 @@ class Verifier:
 
         Args:
             workers: Processes at most.
-            time_limit: Seconds that one answer may take.
+            time_limit: Seconds of processor time that one answer may take; by the clock at most
+                `grading.PATIENCE` times as long, so that verdicts do not depend on how busy the machine is.
             memory_limit: Bytes of address space of one worker.
 
         Raises:
@@ -295,7 +295,7 @@ class Verifier:
         # Killed by its own time limit, the answer is at fault. Killed by something else (another process, the
         # kernel short of memory), it gets a second chance.
         tried[worker.job] += 1
-        if late or status == -signal.SIGALRM:
+        if late or -status in (signal.SIGPROF, signal.SIGALRM):
             yield worker.job, None, "time limit"
         elif tried[worker.job] > 1:
             yield worker.job, None, "died"
@@ -320,7 +320,7 @@ def grade(response: str, answer: str) -> bool:
         answer: The gold answer, plain, in LaTeX, boxed, or a GSM8K solution that ends in `#### 18`.
 
     Returns:
-        True if it is right; False if it is wrong, absent, or could not be compared within 3 s.
+        True if it is right; False if it is wrong, absent, or could not be compared within 3 s of processor time.
 
     Raises:
         ImportError: math-verify is not installed. No text makes it raise.

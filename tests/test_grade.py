@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -118,13 +119,13 @@ PIECES = st.lists(
 @settings(max_examples=600, **RELAXED)
 @given(ANYTHING | PIECES, ANYTHING | PIECES | st.sampled_from(["18", r"\frac{1}{2}", "(1,2)", "[1,2)", "x+1", "5 cm"]))
 def test_the_part_without_algebra_never_fails_on_text(text, gold):
-    start = time.perf_counter()
+    start = time.process_time()
     answer = grading.extract_answer(text)
     assert answer is None or (answer and isinstance(answer, str))
     for pred in (answer or "", text):
         with contextlib.suppress(grading.Unreadable):
             assert grading.equal(pred, gold) in (True, False, None)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 @settings(max_examples=120, **RELAXED)
@@ -162,9 +163,9 @@ MEGABYTES = [
 
 @pytest.mark.parametrize("number", range(len(MEGABYTES)))
 def test_megabytes_take_well_under_a_second(number):
-    start = time.perf_counter()
+    start = time.process_time()
     assert grade(MEGABYTES[number], "18") is False
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 ANSWERS_OF_A_THOUSAND = [
@@ -200,10 +201,10 @@ ANSWERS_OF_A_THOUSAND = [
 def test_the_longest_answers_are_compared_quickly(number):
     text = ANSWERS_OF_A_THOUSAND[number]
     for pred, gold in ((text, "18"), ("18", text), (text, text[:-1] + "7"), (text, text[::-1])):
-        start = time.perf_counter()
+        start = time.process_time()
         with contextlib.suppress(grading.Unreadable):
             grading.equal(pred, gold)
-        assert time.perf_counter() - start < 1
+        assert time.process_time() - start < 1
 
 
 def test_python_in_an_answer_is_never_run(tmp_path, verifier):
@@ -222,9 +223,10 @@ def test_hostile_answers_end_at_the_time_limit_and_the_pool_goes_on():
     golds = ["18", "x+18"]
     with Verifier(workers=1, time_limit=0.5) as verifier:
         verifier.grade_many([r"\boxed{\sqrt{8}}"], [r"2\sqrt{2}"])  # the worker is up
-        start = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
         got = verifier.grade_many([*towers, r"\boxed{\sqrt{8}}"], [*golds, r"2\sqrt{2}"])
-        assert time.perf_counter() - start < 25  # two limits and two restarts on a busy core
+    used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+    assert used < 20  # seconds: two limits of 0.5 and three starts of about 2
     assert got == [None, None, True]
     assert verifier.reasons["time limit"] + verifier.reasons["memory"] == 2
     assert (verifier.graded, verifier.errors, verifier.error_rate) == (4, 2, 2 / 4)
@@ -236,15 +238,15 @@ def test_the_kernel_stops_a_worker_inside_a_c_call_without_its_parent():
         import grading, sys, io
         grading.serve(lambda p, g: pow(7, 10**9) == 0, io.StringIO(sys.argv[1]), sys.stdout, 0.5)
     """
-    start = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     done = subprocess.run(
         [sys.executable, "-c", code, '["x", "y"]\n'],
         env={**os.environ, "PYTHONPATH": str(Path(grading.__file__).parent)},
         capture_output=True,
-        timeout=30,
+        timeout=300,
     )
-    assert done.returncode == -signal.SIGALRM
-    assert time.perf_counter() - start < 10
+    assert done.returncode == -signal.SIGPROF
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 5
 
 
 def test_one_timeout_is_paid_once_per_group():
@@ -336,7 +338,7 @@ def test_a_worker_loads_neither_torch_nor_the_package(verifier):
 
 
 def run_python(code):
-    return subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
@@ -354,7 +356,7 @@ def test_workers_do_not_outlive_a_killed_parent():
     done = run_python(code)
     assert done.returncode == -signal.SIGKILL, done.stderr
     workers = [int(line) for line in done.stdout.split()]
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while time.monotonic() < deadline and any(map(is_running, workers)):
         time.sleep(0.05)
     assert len(workers) == 2

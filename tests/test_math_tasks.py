@@ -381,7 +381,7 @@ def test_no_network_is_said_at_once(name, tmp_path, monkeypatch, verifier):
     start = time.perf_counter()
     with pytest.raises(UserError) as refusal:
         make_math_task(name, verifier=verifier)
-    assert time.perf_counter() - start < 5
+    assert time.perf_counter() - start < 10
     assert "HF_HUB_OFFLINE=1" in str(refusal.value)
     assert SOURCES[name].hub in str(refusal.value)
     assert "\n" not in str(refusal.value)
@@ -401,10 +401,10 @@ def test_a_hub_that_cannot_be_reached_is_not_waited_for(tmp_path):
         print(datasets.config.HF_HUB_OFFLINE)
     """
     environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
     message, seconds, offline = done.stdout.splitlines()
     assert message.startswith("UserError openai/gsm8k cannot be read"), done.stderr
-    assert float(seconds) < 8
+    assert float(seconds) < 15  # load_dataset alone sleeps for 23 s between its retries
     assert offline == "False"
 
 
