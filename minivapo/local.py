@@ -94,10 +94,10 @@ def load_critic(model: str | Path, seed: int = 0, dtype: torch.dtype = torch.flo
 def without_dropout(model: Any) -> Any:
     """Switches dropout off, in training mode too: two passes over the same tokens must agree."""
     for module in model.modules():
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.0
         if isinstance(module, nn.Dropout):  # transformers gives a token classifier 10 % of its own
             module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            setattr(module, "attention_dropout", 0.0)
     return model
 
 
@@ -489,6 +489,9 @@ class LocalSampler:
         cache = Cache(layer_class_to_replicate=BufferedLayer)
         positions = (attention.cumsum(1) - 1).clamp(min=0)
         logits = self.decode(tokens, attention[:, :width], positions[:, :width], cache)
+        if logits.isnan().any():
+            text = "sampler: the policy's logits are NaN, its weights are not finite; resume from an earlier checkpoint"
+            raise NonFiniteError(f"{text} with a lower actor_lr or another seed.")
         cache.batch_repeat_interleave(n)
         logits, attention, positions = (x.repeat_interleave(n, 0) for x in (logits, attention, positions))
 

@@ -48,7 +48,14 @@ def save_checkpoint(engine: Engine, run: Path) -> None:
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
     barrier(engine)
-    engine.save(fresh)
+    try:
+        engine.save(fresh)
+    except Exception as error:  # safetensors and tokenizers raise their own classes, with the system's error inside
+        shutil.rmtree(fresh, ignore_errors=True)
+        if isinstance(error, OSError) or "os error" in str(error):
+            text = f"cannot save to {run} ({' '.join(str(error).split())}): make room and go on with --resume {run}; "
+            raise UserError(text + "nothing saved before was lost.") from error
+        raise
     barrier(engine)
     if engine.world.rank == 0:
         (fresh / "manifest.json").write_text(json.dumps(checksums(fresh), indent=1))
@@ -147,9 +154,7 @@ def read_config(run: Path) -> tuple[Config, dict[str, Any]]:
         return Config(**record.pop("config")), record
     except FileNotFoundError:
         raise UserError(f"{run} is not a run folder: it has no config.json.") from None
-    except (ValueError, TypeError, KeyError) as error:
-        if isinstance(error, UserError):
-            raise
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path} cannot be read as a run's configuration: {error}") from error
 
 

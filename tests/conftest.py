@@ -41,7 +41,8 @@ def chain():
 def tiny_model(tmp_path_factory, chain):
     """A transformers folder: 30,000 parameters, trained for a second, right on some problems and wrong on most."""
     with torch.random.fork_rng():
-        return make_base(chain, tmp_path_factory.mktemp("base") / "tiny", steps=40, batch=16, lr=1e-2, width=32, layers=2)
+        folder = tmp_path_factory.mktemp("base") / "tiny"
+        return make_base(chain, folder, steps=40, batch=16, lr=1e-2, width=32, layers=2)
 
 
 def small(preset: str = "vapo", **changes) -> Config:

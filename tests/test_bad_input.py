@@ -1,0 +1,244 @@
+"""Mistakes of the user: a message of one or two lines, an exit code that is not 0, and nothing lost."""
+
+import dataclasses
+import threading
+import time
+
+import pytest
+import torch
+
+from minivapo.cli import main
+from minivapo.data import UserError, judge
+from minivapo.local import LocalEngine
+from minivapo.tasks import TASKS, Chain, ChainSpec
+from minivapo.vapo import PRESETS, Config, train
+
+
+@pytest.fixture
+def fails(capsys, tmp_path, monkeypatch):
+    """fails(*argv) -> message: runs a command in an empty folder that must refuse and leave the folder alone."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def run(*argv, untouched=True):
+        capsys.readouterr()
+        before = sorted(str(p) for p in tmp_path.rglob("*"))
+        try:
+            code = main([str(a) for a in argv])
+        except SystemExit as stop:
+            code = stop.code
+        message = capsys.readouterr().err
+        assert code in (1, 2), (code, message)
+        assert 1 <= len(message.strip().splitlines()) <= 2, message
+        assert "Traceback" not in message
+        if untouched:
+            assert sorted(str(p) for p in tmp_path.rglob("*")) == before
+        return message
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("argv", "wanted"),
+    [
+        (["train", "--stps", "3"], ["--stps", "perhaps you meant --steps"]),
+        (["train", "--steps", "three"], ["--steps", "three"]),
+        (["train", "--steps"], ["--steps"]),
+        (["trian"], ["trian", "train"]),
+        (["train", "--preset", "vpao"], ["vpao", "vapo-wo-group-sampling"]),
+        (["train", "--preset=vpao"], ["vpao"]),
+        (["train", "--task", "chian"], ["chian", "chain, reach"]),
+        (["train", "--alpha", "0"], ["alpha is 0.0", "above 0"]),
+        (["train", "--alpha", "-0.05"], ["alpha is -0.05"]),
+        (["train", "--alpha", "nan"], ["alpha is nan"]),
+        (["train", "--lam", "1.01"], ["lam is 1.01", "[0, 1]"]),
+        (["train", "--lam-critic", "-0.1"], ["lam_critic is -0.1", "[0, 1]"]),
+        (["train", "--gamma", "2"], ["gamma is 2.0", "[0, 1]"]),
+        (["train", "--preset", "grpo", "--group-size", "1"], ["group_size is 1", "at least 2"]),
+        (["train", "--preset", "dapo", "--group-size", "1"], ["group_size is 1", "at least 2"]),
+        (["train", "--group-size", "0"], ["group_size is 0"]),
+        (["train", "--mini-batch", "512"], ["mini_batch is 512", "batch_size 256"]),
+        (["train", "--batch-size", "30"], ["30", "group_size 8"]),
+        (["train", "--clip-low", "1.5"], ["clip_low"]),
+        (["train", "--actor-lr", "0"], ["actor_lr is 0"]),
+        (["train", "--kl-coef", "-1"], ["kl_coef is -1"]),
+        (["train", "--reward-correct", "0"], ["reward_correct"]),
+        (["train", "--device", "tpu"], ["tpu", "cpu"]),
+        (["train", "--resume", "nowhere"], ["nowhere", "not a run folder"]),
+        (["train", "--model", "no/such-model"], ["no/such-model", "no such folder"]),
+        (["train", "--model", "/no/such/folder"], ["/no/such/folder", "there is no folder"]),
+        (["train", "--task", "gsm8k:missing.jsonl", "--model", "x"], ["missing.jsonl"]),
+        (["sample", "/no/such/folder"], ["/no/such/folder"]),
+        (["make-base", "new", "--task", "chian"], ["chian", "chain"]),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x[0], str) and x[0] in ("train", "trian", "sample", "make-base") else "",
+)
+def test_mistakes_on_the_command_line(fails, argv, wanted):
+    message = fails(*argv)
+    assert all(word in message for word in wanted), message
+
+
+def test_without_arguments_the_help_is_shown(capsys):
+    assert main([]) == 2
+    assert "minivapo train" in capsys.readouterr().out
+    assert main(["--help"]) == 0
+    assert main(["--version"]) == 0
+
+
+@pytest.mark.parametrize("command", ["train", "sample", "make-base", "report", "watch"])
+def test_every_command_explains_its_flags(capsys, command):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert "usage" in capsys.readouterr().out
+
+
+def test_a_new_base_does_not_replace_a_folder(fails, tmp_path):
+    (tmp_path / "mine").mkdir()
+    assert "exists already" in fails("make-base", tmp_path / "mine")
+
+
+@pytest.mark.parametrize("remove", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_an_incomplete_model_folder(fails, tiny_model, tmp_path, remove):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in tiny_model.iterdir():
+        if path.name != remove:
+            (broken / path.name).write_bytes(path.read_bytes())
+    message = fails("train", "--model", broken)
+    assert "cannot load" in message
+    assert "not a complete transformers folder" in message
+
+
+def test_a_run_folder_that_already_holds_a_run(fails, tiny_model, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.jsonl").write_text('{"step": 0}\n')
+    message = fails("train", "--model", tiny_model, "--run", run)
+    assert "already holds a run" in message
+    assert "--resume" in message
+    assert (run / "metrics.jsonl").read_text() == '{"step": 0}\n'
+
+
+def test_a_run_folder_that_cannot_be_made(fails, tiny_model, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "cannot write the run folder" in fails("train", "--model", tiny_model, "--run", tmp_path / "file/run")
+
+
+def test_a_complete_run_has_nothing_left(fails, tiny_model, tmp_path):
+    flags = ["--steps", 1, "--batch-size", 4, "--mini-batch", 4, "--group-size", 2, "--max-new-tokens", 8]
+    code = main([str(a) for a in ["train", "--preset", "grpo", "--model", tiny_model, "--run", tmp_path / "run",
+                                  "--eval-problems", 2, *flags]])  # fmt: skip
+    assert code == 0
+    assert (tmp_path / "run/report.html").exists()
+    assert "nothing left to train" in fails("train", "--resume", tmp_path / "run")
+
+
+FIELDS = {
+    "gamma": -0.1, "lam": float("nan"), "lam_critic": 1.1, "alpha": 0.0, "clip_low": 0.0, "clip_high": -0.1,
+    "batch_size": 0, "mini_batch": 0, "micro_batch": 0, "epochs": 0, "critic_epochs": 0, "max_new_tokens": 0,
+    "eval_problems": 0, "eval_samples": 0, "steps": -1, "value_pretrain_steps": -1, "reward_model_steps": -1,
+    "warmup": -1, "dynamic_sampling": -1, "eval_every": -1, "actor_lr": 0.0, "critic_lr": -1.0,
+    "value_pretrain_lr": 0.0, "max_grad_norm": 0.0, "eval_temperature": 0.0, "eval_top_p": 0.0, "group_size": 0,
+    "kl_coef": -0.1, "positive_coef": -0.1, "value_clip": -0.1, "importance_cap": -1.0, "weight_decay": -0.1,
+    "overlong_buffer": 320, "verifier_timeout": 0.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_bad_field_is_refused_by_name_also_in_the_library(name):
+    with pytest.raises(UserError, match=name):
+        Config(**{name: FIELDS[name]})
+
+
+def test_ablations_are_one_field_away_from_vapo():
+    vapo = dataclasses.asdict(PRESETS["vapo"])
+    for name, config in PRESETS.items():
+        changed = [k for k, v in dataclasses.asdict(config).items() if v != vapo[k]]
+        if name.startswith("vapo-wo-"):
+            assert len(changed) == 1, (name, changed)
+    assert sum(name.startswith("vapo-wo-") for name in PRESETS) == 7
+
+
+def test_a_number_of_ranks_that_does_not_divide_the_batch(tiny_model, chain, small):
+    config = small("vapo")
+    engine = LocalEngine(tiny_model, config)
+    engine.world = type("Three", (type(engine.world),), {"size": 3})()
+    with pytest.raises(UserError, match="multiple of the 3 ranks"):
+        next(train(config, chain, engine))
+
+
+# A task whose verifier fails
+
+
+class Broken(Chain):
+    """Its verifier works for the first two batches and then does what `how` says."""
+
+    name = "broken"
+    how = "raise"
+    release = threading.Event()
+
+    def __init__(self):
+        super().__init__(ChainSpec(max_steps=3))
+        self.batches = 0
+
+    def judge(self, problems, responses):
+        self.batches += 1
+        if self.batches > 2:
+            if self.how == "hang":
+                self.release.wait(60)
+            if self.how == "raise":
+                raise KeyError("no such\nanswer")
+            if self.how == "exit":
+                raise SystemExit(0)
+            return [True]
+        return super().judge(problems, responses)
+
+
+@pytest.mark.parametrize(
+    ("how", "wanted"),
+    [
+        ("raise", ["'broken'", "KeyError", "answer"]),
+        ("exit", ["'broken'", "SystemExit"]),
+        ("short", ["'broken'", "1 verdicts on 8 responses"]),
+        ("hang", ["'broken'", "within 2 s", "verifier_timeout"]),
+    ],
+)
+def test_a_verifier_that_fails_ends_the_run_and_the_checkpoint_stays(
+    fails, tiny_model, tmp_path, monkeypatch, how, wanted
+):  # fmt: skip
+    monkeypatch.setitem(TASKS, "broken", Broken)
+    monkeypatch.setattr(Broken, "how", how)
+    run = tmp_path / "run"
+    started = time.monotonic()
+    message = fails(
+        "train", "--preset", "grpo", "--task", "broken", "--model", tiny_model, "--run", run, "--batch-size", 8,
+        "--mini-batch", 8, "--group-size", 4, "--max-new-tokens", 8, "--eval-problems", 4, "--steps", 3,
+        "--verifier-timeout", 2, untouched=False,
+    )  # fmt: skip
+    Broken.release.set()
+    assert all(word in message for word in wanted), message
+    assert time.monotonic() - started < 50
+    assert (run / "checkpoint/manifest.json").exists()
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
+    Broken.release.clear()
+    monkeypatch.setattr(Broken, "judge", Chain.judge)
+    assert main(["train", "--resume", str(run)]) == 0
+
+
+def test_judge_gives_the_verdicts_and_passes_on_messages_of_the_task(chain):
+    problems = chain.train_problems(0, 2, 0)
+    assert judge(chain, problems, [f"= {problems[0].answer}", "?"], 10.0) == [True, False]
+
+    class Telling(Chain):
+        def judge(self, problems, responses):
+            raise UserError("install math-verify")
+
+    with pytest.raises(UserError, match=r"^install math-verify$"):
+        judge(Telling(), [], [], 1.0)
+
+
+def test_threads_of_this_process_are_as_before():
+    """`minivapo train` sets torch's threads; tests run on one."""
+    torch.set_num_threads(1)
+    assert torch.get_num_threads() == 1

@@ -1,0 +1,270 @@
+"""The run folder: what it holds, and what happens when it is altered, cut short or full."""
+
+import json
+
+import pytest
+import torch
+from child import command_child, finish
+
+from minivapo.data import NonFiniteError, UserError
+from minivapo.local import LocalEngine, LocalLearner, load_actor
+from minivapo.run import (
+    find_checkpoint,
+    keep_lines,
+    new_run_folder,
+    read_config,
+    read_metrics,
+    run_training,
+    save_checkpoint,
+    write_config,
+)
+from minivapo.vapo import train_step
+
+
+@pytest.fixture
+def half_run(tiny_model, chain, small, tmp_path):
+    """(run, config): a run stopped after its first of three steps, as `minivapo train` would leave it."""
+    config, run = small("grpo", steps=3, eval_problems=2), tmp_path / "run"
+    info = {"preset": "grpo", "task": "chain", "task_options": {}, "model": str(tiny_model), "critic": None}
+    write_config(run, config, info)
+    for metrics in run_training(config, chain, LocalEngine(tiny_model, config), run):
+        if metrics["step"] == 1:
+            break
+    return run, config
+
+
+def snapshot(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_run_folder_tells_how_it_was_made(half_run):
+    run, config = half_run
+    found, info = read_config(run)
+    assert found == config
+    assert info["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert "commit" in info
+    assert info["task"] == "chain"
+    assert [line["step"] for line in read_metrics(run)] == [0, 1]
+    records = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    assert records
+    for record in records:
+        n = len(record["tokens"])
+        assert all(len(record[k]) == n for k in ("token_ids", "logprobs", "old_logprobs", "entropy", "advantages"))
+        assert sum(record["rewards"]) == record["rewards"][-1] == float(record["correct"])
+    assert {p.name for p in (run / "checkpoint").iterdir()} == {"actor", "progress.json", "manifest.json"}
+
+
+def test_the_actor_of_a_checkpoint_is_a_transformers_folder(half_run, tiny_model, small):
+    run, _ = half_run
+    engine = LocalEngine(run / "checkpoint/actor", small("grpo"))
+    original = load_actor(tiny_model)
+    names = dict(original.named_parameters())
+    assert any(not torch.equal(p, names[n]) for n, p in engine.actor.model.named_parameters())
+
+
+def test_saving_and_loading_gives_the_same_learner_bit_for_bit(tiny_model, chain, small, tmp_path):
+    config = small("vapo")
+    engine, other = LocalEngine(tiny_model, config), LocalEngine(tiny_model, config)
+    engine.sampler.sync(engine.actor)
+    train_step(config, chain, engine)
+    engine.save(tmp_path / "a")
+    other.load(tmp_path / "a")
+    other.sampler.sync(other.actor)
+    assert other.progress == engine.progress
+    for name in ("actor", "critic"):
+        one, two = getattr(engine, name), getattr(other, name)
+        assert one.version == two.version
+        for (n, p), (m, q) in zip(one.model.named_parameters(), two.model.named_parameters(), strict=True):
+            assert n == m
+            assert torch.equal(p, q)
+            for key, x in one.optimizer.state[p].items():
+                assert torch.equal(x, two.optimizer.state[q][key])
+    first, second = (train_step(config, chain, e) for e in (engine, other))
+    assert {k: v for k, v in first.items() if "time/" not in k} == {k: v for k, v in second.items() if "time/" not in k}
+
+
+@pytest.mark.parametrize("damage", ["altered", "cut", "missing", "added", "manifest"])
+def test_a_damaged_checkpoint_is_refused_and_left_as_it_is(half_run, damage, capsys):
+    from minivapo.cli import main
+
+    run, _ = half_run
+    weights = run / "checkpoint/actor/model.safetensors"
+    raw = weights.read_bytes()
+    if damage == "altered":
+        weights.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    elif damage == "cut":
+        weights.write_bytes(raw[: len(raw) // 2])
+    elif damage == "missing":
+        weights.unlink()
+    elif damage == "added":
+        (run / "checkpoint/critic").mkdir()
+        (run / "checkpoint/critic/model.safetensors").write_bytes(b"")
+    else:
+        (run / "checkpoint/manifest.json").write_text('{"actor/mod')
+    before = snapshot(run)
+    capsys.readouterr()
+    assert main(["train", "--resume", str(run)]) == 1
+    message = capsys.readouterr().err
+    assert len(message.strip().splitlines()) == 1
+    assert "checkpoint" in message
+    assert "manifest.json" in message
+    assert snapshot(run) == before
+
+
+def test_a_stop_between_the_two_renames_is_resumed_from_the_old_checkpoint(half_run):
+    run, _ = half_run
+    (run / "checkpoint").rename(run / "checkpoint.old")
+    assert find_checkpoint(run) == run / "checkpoint.old"
+
+
+def test_a_half_written_new_checkpoint_is_ignored_and_replaced(half_run, chain, tiny_model):
+    run, config = half_run
+    (run / "checkpoint.new/actor").mkdir(parents=True)
+    (run / "checkpoint.new/actor/rubbish").write_text("half")
+    lines = list(run_training(config, chain, LocalEngine(tiny_model, config), run, resume=True))
+    assert [line["step"] for line in lines] == [2, 3]
+    assert not (run / "checkpoint.new").exists()
+    assert not list(run.rglob("rubbish"))
+
+
+def test_no_checkpoint_yet(half_run):
+    run, _ = half_run
+    (run / "checkpoint").rename(run.parent / "elsewhere")
+    with pytest.raises(UserError, match="no checkpoint to resume from"):
+        find_checkpoint(run)
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "samples.jsonl", "checkpoint"])
+def test_a_folder_that_holds_any_part_of_a_run_is_not_written_over(tmp_path, small, name):
+    (tmp_path / name).mkdir() if name == "checkpoint" else (tmp_path / name).write_text("{}")
+    before = snapshot(tmp_path)
+    with pytest.raises(UserError, match="already holds a run"):
+        write_config(tmp_path, small("vapo"), {})
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '"x"', '{"config": {"alhpa": 1}}', '{"config": {"alpha": 0}}', '{"config": 3}', "{}"]
+)
+def test_a_configuration_that_cannot_be_read_is_named(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError):
+        read_config(tmp_path)
+
+
+def test_not_a_run_folder(tmp_path):
+    with pytest.raises(UserError, match="not a run folder"):
+        read_config(tmp_path)
+
+
+def test_half_written_lines_are_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0}\n{"step": 1}\n{"step": 2}\n{"st')
+    assert read_metrics(tmp_path) == [{"step": 0}, {"step": 1}, {"step": 2}]
+    keep_lines(path, lambda i, record: record["step"] < 2)
+    assert path.read_text() == '{"step": 0}\n{"step": 1}\n'
+
+
+def test_run_folders_are_numbered(tmp_path):
+    assert new_run_folder(tmp_path, "a") == tmp_path / "a"
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a-2").mkdir()
+    assert new_run_folder(tmp_path, "a") == tmp_path / "a-3"
+
+
+# A full disk
+
+
+@pytest.mark.parametrize("limit", [100, 3_000, 20_000, 150_000])
+def test_a_full_disk_ends_the_run_with_a_message_and_keeps_the_checkpoint(half_run, tmp_path, limit):
+    """No file may grow beyond the limit: metrics, tokenizer, weights or optimizer are cut, as on a full disk."""
+    run, _ = half_run
+    checkpoint = snapshot(run / "checkpoint")
+    log = tmp_path / "stderr"
+    log.touch()
+    code = finish(command_child, ["train", "--resume", str(run)], log, limit)
+    assert code == 1
+    message = log.read_text() if limit > 100 else ""
+    if message:
+        assert 1 <= len(message.strip().splitlines()) <= 2, message
+        assert "too large" in message
+        assert "nothing saved before" in message
+    assert snapshot(run / "checkpoint") == checkpoint
+    find_checkpoint(run)
+    assert not (run / "checkpoint.new").exists()
+
+
+def test_after_a_full_disk_the_run_goes_on(half_run, tmp_path, chain, tiny_model):
+    run, config = half_run
+    assert finish(command_child, ["train", "--resume", str(run)], tmp_path / "stderr", 20_000) == 1
+    lines = list(run_training(config, chain, LocalEngine(tiny_model, config), run, resume=True))
+    assert [line["step"] for line in lines] == [2, 3]
+    assert [line["step"] for line in read_metrics(run)] == [0, 1, 2, 3]
+
+
+# Numbers that are not finite
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_step_that_is_not_finite_is_refused(tiny_model, chain, small, where, bad):
+    config = small("grpo")
+    engine = LocalEngine(tiny_model, config)
+    engine.sampler.sync(engine.actor)
+    train_step(config, chain, engine)  # so that the optimizer has a state
+    learner: LocalLearner = engine.actor
+    before = {k: v.clone() for k, v in learner.model.state_dict().items()}
+    moments = [x.clone() for s in learner.optimizer.state.values() for x in s.values()]
+    version = learner.version
+    if where == "gradient":
+        next(learner.model.parameters()).register_hook(lambda g: g * bad)
+
+    def loss_fn(outputs, rows):
+        loss = outputs["logprobs"].sum() * (bad if where == "loss" else 1.0)
+        return loss, {"loss": loss.detach()}, {}
+
+    with pytest.raises(NonFiniteError, match=r"actor: loss .*gradient norm .*refused"):
+        learner.step(engine.rollout, loss_fn, 0.1)
+    assert all(torch.equal(v, before[k]) for k, v in learner.model.state_dict().items())
+    assert all(
+        torch.equal(x, y)
+        for x, y in zip(moments, (x for s in learner.optimizer.state.values() for x in s.values()), strict=True)
+    )
+    assert learner.version == version
+
+
+def test_a_run_with_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
+    half_run, monkeypatch, capsys
+):  # fmt: skip
+    import minivapo.vapo as vapo
+    from minivapo.cli import main
+
+    run, _ = half_run
+    checkpoint = snapshot(run / "checkpoint")
+    real = vapo.policy_loss
+    monkeypatch.setattr(vapo, "policy_loss", lambda *args: real(*args) * float("nan"))
+    capsys.readouterr()
+    assert main(["train", "--resume", str(run)]) == 1
+    message = capsys.readouterr().err
+    assert "actor: loss nan" in message
+    assert "Traceback" not in message
+    assert snapshot(run / "checkpoint") == checkpoint
+    monkeypatch.undo()
+    assert main(["train", "--resume", str(run)]) == 0
+
+
+def test_weights_that_are_not_finite_end_in_a_message(tiny_model, chain, small):
+    engine = LocalEngine(tiny_model, small("grpo"))
+    torch.nn.init.constant_(engine.actor.model.lm_head.weight, float("nan"))
+    engine.sampler.sync(engine.actor)
+    with pytest.raises(NonFiniteError, match="not finite"):
+        engine.sampler.generate([[5, 6]], 2, 0, 0)
+
+
+def test_saving_twice_replaces_the_checkpoint(tiny_model, small, tmp_path):
+    engine = LocalEngine(tiny_model, small("grpo"))
+    save_checkpoint(engine, tmp_path)
+    engine.progress.step = 7
+    save_checkpoint(engine, tmp_path)
+    assert json.loads((find_checkpoint(tmp_path) / "progress.json").read_text())["step"] == 7
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
