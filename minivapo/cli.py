@@ -4,11 +4,12 @@
 import contextlib
 import dataclasses
 import io
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,8 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"minivapo: {error.strerror or error}: {error.filename or ''}; nothing saved before was lost.",
             file=sys.stderr,
         )
+    except ImportError as error:
+        if "pip install" not in str(error):  # a bug of ours, not an extra that is not installed
+            raise
+        print(f"minivapo: {error}", file=sys.stderr)
     except KeyboardInterrupt:
-        print("minivapo: stopped; go on with `minivapo train --resume RUN`.", file=sys.stderr)
+        again = "`minivapo train --resume RUN`" if argv[0] == "train" else "the same command"
+        print(f"minivapo: stopped; go on with {again}.", file=sys.stderr)
         return 130
     return 1
 
@@ -82,10 +88,16 @@ def train_command(argv: Sequence[str]) -> int:
         """CPU threads; 0 takes 1 for models under 5 million parameters (more is slower there), else all."""
         template: str | None = None
         """Prompt template of mathematics tasks: base or chat."""
+        stop: tuple[str, ...] = ()
+        """Strings that end a response besides EOS."""
         save_every: int = 1
         """Steps between checkpoints."""
         bf16: bool = False
         """Compute in bfloat16 with fp32 weights (GPU)."""
+        save_memory: bool = False
+        """Recompute activations in the backward pass, and keep no gradients between steps: slower, same numbers."""
+        sample_batch: int = 256
+        """Responses sampled at once; fewer need less memory."""
         tensorboard: bool = False
         """Also log to TensorBoard, in the run folder."""
         wandb: bool = False
@@ -107,23 +119,25 @@ def run_train(args: Any) -> int:
     from minivapo.local import LocalEngine
     from minivapo.report import make_report
     from minivapo.run import new_run_folder, read_config, run_training, write_config
-    from minivapo.tasks import make_task
 
     config, task_name, model, critic = args.config, args.task, args.model, args.critic
     options = {"template": args.template} if args.template else {}
+    engine_options = {"autocast": args.bf16, "save_memory": args.save_memory, "sample_batch": args.sample_batch}
+    engine_options["stop"] = list(args.stop)
     if args.resume is not None:
         config, info = read_config(args.resume)
         task_name, model, critic = info["task"], info["model"], info["critic"]
-        options = info["task_options"]
-    task = make_task(task_name, **options)
-    model = model or default_model(task_name)
+        options, engine_options = info["task_options"], info.get("engine_options", engine_options)
+    task, model = load_task(task_name, options, model, config.max_prompt_tokens)
+    stop = (*task.stop, *engine_options["stop"])
     engine = LocalEngine(
-        model, config, stop=task.stop, device=pick_device(args.device), critic=critic, autocast=args.bf16
+        model, config, device=pick_device(args.device), critic=critic, **(engine_options | {"stop": stop})
     )
     set_threads(args.threads, engine)
     if args.resume is None:
         run = args.run or new_run_folder(Path("runs"), f"{task_name.partition(':')[0]}-{args.preset}-{config.seed}")
         info = {"preset": args.preset, "task": task_name, "task_options": options, "model": model, "critic": critic}
+        info["engine_options"] = engine_options
         write_config(run, config, info)
     else:
         run = args.resume
@@ -170,6 +184,25 @@ def flag_value(argv: Sequence[str], flag: str) -> str | None:
         if word.startswith(flag + "="):
             return word.partition("=")[2]
     return None
+
+
+def load_task(name: str, options: dict[str, Any], model: str | None, max_prompt_tokens: int) -> tuple[Any, str]:
+    """A task and the policy's model; mathematics tasks get its tokenizer, to render and to count prompts.
+
+    Raises:
+        UserError: there is no such task, its data cannot be read, or it has no default model.
+    """
+    from minivapo.local import load_tokenizer
+    from minivapo.math_tasks import MATH_TASKS
+    from minivapo.tasks import make_task
+
+    if name.partition(":")[0] not in MATH_TASKS:
+        task = make_task(name, **options)
+        return task, model or default_model(name)
+    model = model or default_model(name)
+    task = make_task(name, **options, tokenizer=load_tokenizer(model), max_prompt_tokens=max_prompt_tokens)
+    print(f"{name}: {task.report}", flush=True)
+    return task, model
 
 
 def default_model(task: str) -> str:
@@ -291,12 +324,10 @@ def sample_command(argv: Sequence[str]) -> int:
 
     from minivapo.data import encode_prompt, response_text
     from minivapo.local import LocalEngine
-    from minivapo.tasks import make_task
 
     model, task_name, config, options = resolve_source(args.source, args.task, args.template)
-    task = make_task(task_name, **options)
-    config = dataclasses.replace(config, advantage="group", group_size=2, batch_size=2, mini_batch=2, kl_coef=0.0)
-    engine = LocalEngine(model, config, stop=task.stop)
+    task, model = load_task(task_name, options, model, config.max_prompt_tokens)
+    engine = LocalEngine(model, sampling_only(config), stop=(*task.stop, *run_stops(args.source)))
     set_threads(0, engine)
     problems = task.test_problems(args.count)
     prompts = [encode_prompt(engine.tokenizer, p.prompt, config.max_prompt_tokens) for p in problems]
@@ -319,9 +350,17 @@ def sample_command(argv: Sequence[str]) -> int:
     return 0
 
 
-def resolve_source(source: str, task: str | None, template: str | None) -> tuple[str, str, Any, dict[str, Any]]:
-    """(model, task, config, task options) that a run folder or a model name stands for."""
+def resolve_source(
+    source: str, task: str | None, template: str | None, max_new_tokens: int | None = None
+) -> tuple[str, str, Any, dict[str, Any]]:
+    """(model, task, config, task options) that a run folder or a model name stands for.
+
+    Lengths are the run's; of a bare model 512 tokens a prompt and 4,096 a response (320 for an embedded task),
+    or what its context allows.
+    """
+    from minivapo.local import explain_loading, locate, transformers
     from minivapo.run import find_checkpoint, read_config
+    from minivapo.tasks import TASKS
     from minivapo.vapo import Config
 
     options = {"template": template} if template else {}
@@ -329,13 +368,276 @@ def resolve_source(source: str, task: str | None, template: str | None) -> tuple
     if (folder / "config.json").exists() and (folder / "metrics.jsonl").exists():
         config, info = read_config(folder)
         same_task = task is None or task == info["task"]
-        return (
-            str(find_checkpoint(folder) / "actor"),
-            task or info["task"],
-            config,
-            options or (info["task_options"] if same_task else {}),
-        )
-    return source, task or "chain", Config(), options
+        options = options or (info["task_options"] if same_task else {})
+        model, task = str(find_checkpoint(folder) / "actor"), task or info["task"]
+    else:
+        model, task = locate(source, "actor"), task or "chain"
+        with explain_loading(model, "configuration"):
+            shape = transformers.AutoConfig.from_pretrained(model)
+        context = getattr(shape, "max_position_embeddings", None) or 2**20
+        prompt = min(512, context // 2)
+        config = Config(max_prompt_tokens=prompt)
+        new = max_new_tokens or (config.max_new_tokens if task in TASKS else 4096)
+        max_new_tokens = max_new_tokens or min(new, context - prompt)
+    new = config.max_new_tokens if max_new_tokens is None else max_new_tokens
+    return model, task, dataclasses.replace(config, max_new_tokens=new, overlong_buffer=0), options
+
+
+def sampling_only(config: Any) -> Any:
+    """The configuration without critic and reference, for engines that only sample."""
+    return dataclasses.replace(config, advantage="group", group_size=2, batch_size=2, mini_batch=2, kl_coef=0.0)
+
+
+def run_stops(source: str) -> list[str]:
+    """The stop strings that a run was trained with; none of a bare model."""
+    from minivapo.run import read_config
+
+    if not (Path(source) / "metrics.jsonl").exists():
+        return []
+    return read_config(Path(source))[1].get("engine_options", {}).get("stop", [])
+
+
+def eval_command(argv: Sequence[str]) -> int:
+    """`minivapo eval`: mean pass rate over samples, with all that two people need to compare numbers."""
+    import tyro
+
+    @dataclass(frozen=True)
+    class Eval:
+        """Evaluate a run or model as the paper does: the mean pass rate over many samples of each problem.
+
+        Prints a table of the problems, the accuracy with a 95 % interval over problems, and pass@k; writes all
+        of it with the exact settings as JSON. A stopped evaluation goes on when the command is given again.
+        """
+
+        source: Annotated[str, tyro.conf.Positional]
+        """Run folder, transformers folder, or hub name."""
+        task: str | None = None
+        """aime2024, aime2025, gsm8k, … (each may be followed by :FILE), chain, reach; default: the run's, or chain."""
+        samples: int = 32
+        """Responses for each problem (paper: 32)."""
+        temperature: float = 1.0
+        """Sampling temperature (paper: 1.0)."""
+        top_p: float = 0.7
+        """Top-p (paper: 0.7)."""
+        problems: int | None = None
+        """Evaluate on the first so many held-out problems; default: all."""
+        max_new_tokens: int | None = None
+        """Length limit of a response; default: the run's, or of a bare model 4,096 and what its context allows."""
+        template: str | None = None
+        """Prompt template of mathematics tasks: base or chat; default: the run's, or base."""
+        stop: tuple[str, ...] = ()
+        """Strings that end a response, besides EOS and those of the run."""
+        seed: int = 0
+        """Sampling seed."""
+        sampler: Literal["transformers", "vllm"] = "transformers"
+        """vllm needs minivapo[scaled] and vLLM; it draws other responses from the same seed."""
+        sample_batch: int = 256
+        """Responses sampled at once; more are faster (with vllm take thousands), fewer need less memory."""
+        device: str = "auto"
+        """cpu, cuda, mps; auto takes the first of cuda and cpu that is there."""
+        bf16: bool = False
+        """Compute in bfloat16 (GPU)."""
+        out: Path | None = None
+        """JSON file; default eval-TASK-HASH.json in the run folder, for a bare model in evals/."""
+
+    args = parse(Eval, args=list(argv), prog="minivapo eval")
+    return run_eval(args)
+
+
+def run_eval(args: Any) -> int:
+    """Builds what `minivapo eval` needs and evaluates, unless the result is there already."""
+    from minivapo import evaluation
+    from minivapo.data import UserError
+    from minivapo.local import LocalEngine, load_tokenizer
+
+    for name in ("samples", "problems", "max_new_tokens", "sample_batch"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} is {value}; it must be at least 1.")
+    if not (args.temperature > 0 and 0 < args.top_p <= 1):
+        raise UserError("--temperature must be above 0, and --top-p in (0, 1].")
+    model, task_name, config, options = resolve_source(args.source, args.task, args.template, args.max_new_tokens)
+    task, model = load_task(task_name, options, model, config.max_prompt_tokens)
+    problems = task.test_problems(args.problems)
+    device = pick_device(args.device)
+    settings = evaluation.Settings(
+        model=args.source,
+        weights=evaluation.fingerprint(model),
+        task=task_name.partition(":")[0],
+        problems=len(problems),
+        problems_hash=evaluation.hash_problems(problems),
+        samples=args.samples,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        max_new_tokens=config.max_new_tokens,
+        max_prompt_tokens=config.max_prompt_tokens,
+        stop=(*task.stop, *run_stops(args.source), *args.stop),
+        seed=args.seed,
+        sampler=args.sampler,
+        sample_batch=args.sample_batch,
+        dtype="bfloat16" if args.bf16 else "float32",
+        device=device.partition(":")[0],
+    )
+    is_run = (Path(args.source) / "metrics.jsonl").exists()
+    folder = Path(args.source) if is_run else Path("evals")
+    label = "" if is_run else args.source.strip("./").replace("/", "-") + "-"
+    out = args.out or folder / f"eval-{label}{settings.task}-{settings.key}.json"
+    result = evaluation.finished(out, settings)
+    if result is None:
+        if args.sampler == "vllm":
+            tokenizer, sampler = load_tokenizer(model), vllm_sampler(model, config, settings)
+        else:
+            engine = LocalEngine(
+                model,
+                sampling_only(config),
+                stop=settings.stop,
+                device=device,
+                autocast=args.bf16,
+                sample_batch=args.sample_batch,
+            )
+            set_threads(0, engine)
+            engine.sampler.sync(engine.actor)
+            tokenizer, sampler = engine.tokenizer, engine.sampler
+        result = evaluation.run_evaluation(task, problems, tokenizer, sampler, settings, out, config.verifier_timeout)
+    evaluation.show(result)
+    print(f"result: {out}")
+    return 0
+
+
+def vllm_sampler(model: str, config: Any, settings: Any) -> Any:
+    """The sampler of scaled runs with a model's weights, alone in this process.
+
+    Raises:
+        UserError: vLLM is not installed.
+    """
+    import importlib.util
+
+    from minivapo.data import UserError
+
+    if importlib.util.find_spec("vllm") is None:
+        raise UserError("--sampler vllm needs vLLM: pip install vllm (GPU), or take --sampler transformers.")
+    import torch
+    import torch.distributed as dist
+
+    from minivapo.local import load_actor, load_tokenizer, stop_ids
+    from scaled.config import Settings
+    from scaled.sampler import VllmSampler
+    from scaled.world import DistributedWorld
+
+    class Weights:
+        """What `VllmSampler.sync` reads of an actor."""
+
+        version = 0
+
+        def __init__(self) -> None:
+            self.model = load_actor(model, getattr(torch, settings.dtype))
+
+        def weights(self) -> Any:
+            """Names as in a checkpoint, with the tensors."""
+            return iter(self.model.state_dict().items())
+
+    actor = Weights()
+    ends = stop_ids(actor.model, load_tokenizer(model))
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    how = Settings(dtype=settings.dtype, sampler_sleep=False, sampler_memory=0.85)
+    sampler = VllmSampler(model, config, how, DistributedWorld(), ends, settings.stop)
+    sampler.sync(actor)
+    return sampler
+
+
+def reward_model_command(argv: Sequence[str]) -> int:
+    """`minivapo reward-model`: what vanilla PPO starts its critic from."""
+    import tyro
+
+    from minivapo.vapo import Config
+
+    @dataclass(frozen=True)
+    class RewardModel:
+        """Train a reward model on (response, verdict) pairs, scored after the last token; a critic can start from it.
+
+        The pairs are sampled from the policy and judged by the task, or read from a file. It trains for
+        --reward-model-steps rollouts of --batch-size pairs, at --value-pretrain-lr. Then:
+        minivapo train --preset ppo --critic-init FOLDER
+        """
+
+        out: Annotated[Path, tyro.conf.Positional]
+        """Folder to write; it must not exist."""
+        task: str = "chain"
+        """Task that judges the policy's responses, as for train."""
+        model: str | None = None
+        """Policy that samples and whose weights the reward model starts from; default: the task's embedded base."""
+        critic: str | None = None
+        """Model that the reward model starts from, if not the policy: it may be smaller, with the same tokenizer."""
+        pairs: Path | None = None
+        """jsonl file of pairs with prompt, response, correct, instead of sampling."""
+        device: str = "auto"
+        """cpu, cuda, mps; auto takes the first of cuda and cpu that is there."""
+        template: str | None = None
+        """Prompt template of mathematics tasks: base or chat."""
+        stop: tuple[str, ...] = ()
+        """Strings that end a response besides EOS."""
+        bf16: bool = False
+        """Compute in bfloat16 with fp32 weights (GPU)."""
+        save_memory: bool = False
+        """Recompute activations in the backward pass, and keep no gradients between steps."""
+        sample_batch: int = 256
+        """Responses sampled at once; fewer need less memory."""
+        config: tyro.conf.OmitArgPrefixes[Config] = dataclasses.field(default_factory=Config)
+        """Lengths, batch sizes, learning rate, rewards, seed."""
+
+    return run_reward_model(parse(RewardModel, args=list(argv), prog="minivapo reward-model"))
+
+
+def run_reward_model(args: Any) -> int:
+    """Builds what `minivapo reward-model` needs, trains, and writes the folder."""
+    from minivapo import reward_model
+    from minivapo.data import UserError
+    from minivapo.local import LocalEngine, load_tokenizer
+    from minivapo.run import git_commit, versions
+
+    if args.out.exists():
+        raise UserError(f"{args.out} exists already; name a new folder.")
+    config = dataclasses.replace(args.config, advantage="gae", dynamic_sampling=0, kl_coef=0.0)
+    if config.reward_model_steps < 1:
+        raise UserError("reward_model_steps is 0; there would be nothing to train.")
+    task, model, stop = None, args.model, args.stop
+    if args.pairs is None:
+        options = {"template": args.template} if args.template else {}
+        task, model = load_task(args.task, options, args.model, config.max_prompt_tokens)
+        stop = (*task.stop, *stop)
+    model = model or default_model(args.task)
+    if args.pairs is not None:  # a file that cannot be read is named before any weights load
+        rollouts = reward_model.pairs_from_file(args.pairs, load_tokenizer(model), config)
+        rollouts = itertools.chain([next(rollouts)], rollouts)
+    engine = LocalEngine(
+        model,
+        config,
+        stop=stop,
+        device=pick_device(args.device),
+        critic=args.critic,
+        autocast=args.bf16,
+        save_memory=args.save_memory,
+        sample_batch=args.sample_batch,
+    )
+    set_threads(0, engine)
+    if args.pairs is None:
+        rollouts = reward_model.sampled_pairs(config, task, engine)
+    history = []
+    for metrics in reward_model.train_reward_model(config, engine, rollouts):
+        history.append(metrics)
+        print("rollout {rollout}: loss {loss:.4f}, ranking {ranking:.3f}, correct {correct:.3f}".format(**metrics))
+    record = {
+        "task": args.task,
+        "pairs": args.pairs and str(args.pairs),
+        "model": model,
+        "config": dataclasses.asdict(config),
+        "commit": git_commit(),
+        "versions": versions(),
+        "history": history,
+    }
+    reward_model.save_reward_model(engine, args.out, record)
+    print(f"reward model: {args.out}; start a critic from it with --critic-init {args.out}")
+    return 0
 
 
 def report_command(argv: Sequence[str]) -> int:
@@ -376,21 +678,111 @@ def watch_command(argv: Sequence[str]) -> int:
     return 0
 
 
+def ablate_command(argv: Sequence[str]) -> int:
+    """`minivapo ablate`: Table 1 in miniature."""
+    import tyro
+
+    from minivapo import ablate
+
+    @dataclass(frozen=True)
+    class Ablate:
+        """Run presets × seeds in parallel processes and write table1.csv, a table and figures.
+
+        Stop it at any moment; the same line goes on where it was.
+        """
+
+        presets: tuple[str, ...] = tuple(ablate.PAPER)
+        """Rows: presets, or the extra rows vapo-fixed-0.95, vapo-fixed-0.99, vapo-fixed-1, ppo-lam-0.95,
+        ppo-policy-critic."""
+        seeds: int = 5
+        """Seeds of each row."""
+        first_seed: int = 1000
+        """The first of them; the protocol keeps 0-99 for development."""
+        task: str = "chain"
+        """Task."""
+        bases: tuple[str, ...] = ()
+        """Base policies that the seeds take in turn; default: the task's embedded base."""
+        out: Path = Path("runs/table1")
+        """Folder of all runs and of the table."""
+        jobs: int = 2
+        """Processes at once, each of one thread."""
+        overrides: tuple[str, ...] = ()
+        """Constants changed in every row, as name=value in JSON, such as steps=8."""
+
+    args = tyro.cli(Ablate, args=list(argv), prog="minivapo ablate")
+    from rich.console import Console
+    from rich.progress import Progress, TextColumn
+    from rich.table import Table
+
+    bases = [str(Path(b).resolve()) for b in args.bases] or [default_model(args.task)]
+    overrides = parse_overrides(args.overrides)
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    folder = args.out.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = ablate.plan_jobs(args.presets, seeds, overrides)
+    with Progress(*Progress.get_default_columns()[:-1], TextColumn("{task.fields[left]}")) as bar:
+        row = bar.add_task("runs", total=len(jobs), left="")
+        for done, _, left in ablate.run_jobs(jobs, folder, args.task, bases, overrides, args.jobs):
+            text = f"{done}/{len(jobs)}" + (f", about {left / 60:.0f} min left" if left == left else "")
+            bar.update(row, completed=done, left=text)
+    results = ablate.collect_rows(folder, args.presets, seeds)
+    ablate.write_csv(results, folder / "table1.csv")
+    rows = ablate.table(results)
+    ablate.draw_table(rows, folder / "table1.png")
+    ablate.draw_curves(folder, args.presets, seeds, folder / "curves.png")
+    shown = Table(*ablate.TABLE_HEAD)
+    for line in ablate.format_table(rows):
+        shown.add_row(*line)
+    Console().print(shown)
+    print(f"table: {folder / 'table1.csv'}, table1.png, curves.png")
+    return 0
+
+
+def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
+    """name=value words as a dictionary, values in JSON (or plain text).
+
+    Raises:
+        UserError: a word is not of that form, or no such field exists.
+    """
+    import json
+
+    from minivapo.data import UserError
+    from minivapo.vapo import Config
+
+    known = {f.name for f in dataclasses.fields(Config)}
+    out: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or name not in known:
+            raise UserError(f"'{word}' is not name=value with the name of a field of the configuration.")
+        try:
+            out[name] = json.loads(value)
+        except ValueError:
+            out[name] = value
+    return out
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "train": train_command,
+    "eval": eval_command,
     "sample": sample_command,
+    "ablate": ablate_command,
     "report": report_command,
     "watch": watch_command,
     "make-base": make_base_command,
+    "reward-model": reward_model_command,
 }
 
 HELP = """MiniVAPO: VAPO in one readable file.
 
   minivapo train         train a policy: embedded task and base by default, nothing to download
+  minivapo eval RUN      mean pass rate over many samples, pass@k, interval; resumable
   minivapo sample RUN    show some responses, right and wrong
+  minivapo ablate        Table 1 in miniature: presets × seeds, intervals, figures
   minivapo report RUN…   one HTML file with curves and the token explorer
   minivapo watch RUN     follow a run from another terminal
   minivapo make-base DIR make an embedded base model from nothing
+  minivapo reward-model DIR  train a reward model that a critic can start from
 
 minivapo COMMAND --help explains each flag."""
 

@@ -1,0 +1,397 @@
+"""Evaluation as the paper reports it (§5.1): mean pass rate over k samples of each problem, and what goes with it.
+
+One evaluation is one set of `Settings`, which name everything that decides its numbers: weights and problems
+by their hashes, lengths, temperature, top-p, seed, sampler. Finished problems are appended to a .jsonl file
+under those settings, so that a stopped evaluation goes on and never mixes with another; the end is one JSON
+file that two people can compare.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import fcntl
+import hashlib
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minivapo.data import Problem, UserError, derive_seed, encode_prompt, judge, response_text
+from minivapo.run import git_commit, versions
+
+RESAMPLES = 10_000
+"""Bootstrap resamples behind an interval."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the numbers of an evaluation, besides the versions of the software."""
+
+    model: str
+    """Folder, run folder or hub name, as it was given."""
+    weights: str
+    """Hash of the weight files, or the hub's commit: see `fingerprint`."""
+    task: str
+    problems: int
+    """Problems evaluated: the first of the task's held-out problems."""
+    problems_hash: str
+    """Hash of their prompts, exactly as the policy sees them, and answers."""
+    samples: int
+    """Responses for each problem."""
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    """Length limit of a response, in tokens."""
+    max_prompt_tokens: int
+    """Length limit of a prompt; longer ones were dropped by the task or are an error."""
+    stop: tuple[str, ...]
+    """Strings that end a response besides EOS."""
+    seed: int
+    sampler: str
+    """transformers or vllm: with one seed they draw different responses."""
+    sample_batch: int
+    """Responses sampled at once; random numbers depend on it."""
+    dtype: str
+    """Precision of the forward passes."""
+    device: str
+    """Kind of device: their random generators and roundings differ."""
+
+    @property
+    def key(self) -> str:
+        """Eight hexadecimal digits that stand for all of these settings."""
+        return hashlib.blake2b(json.dumps(self.record(), sort_keys=True).encode(), digest_size=4).hexdigest()
+
+    def record(self) -> dict[str, Any]:
+        """As JSON holds them."""
+        return {**dataclasses.asdict(self), "stop": list(self.stop)}
+
+
+def fingerprint(model: str) -> str:
+    """The first 16 hexadecimal digits of SHA-256 over the weight files of a folder, or a hub model's commit.
+
+    Raises:
+        UserError: there are no weights.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        from minivapo.local import explain_loading, transformers
+
+        with explain_loading(model, "configuration"):
+            return f"hub commit {transformers.AutoConfig.from_pretrained(model)._commit_hash}"
+    # optimizer.safetensors stands beside the weights of a checkpoint
+    files = sorted(f for kind in ("*.safetensors", "*.bin") for f in folder.glob(kind) if f.stem != "optimizer")
+    if not files:
+        raise UserError(f"{model} holds no weights (*.safetensors); give a transformers folder or a run folder.")
+    total = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            total.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()[:16]
+
+
+def hash_problems(problems: Sequence[Problem]) -> str:
+    """The first 16 hexadecimal digits of SHA-256 over all prompts and answers in order."""
+    text = json.dumps([[p.prompt, p.answer] for p in problems])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Statistics
+# ---------------------------------------------------------------------------------------------------------
+
+
+def pass_at_k(samples: int, correct: int, k: int) -> float:
+    """Unbiased estimate of the chance that at least one of k responses is right: 1 − C(n − c, k)/C(n, k).
+
+    Args:
+        samples: n responses were drawn,
+        correct: c of them right.
+        k: at most n.
+
+    Raises:
+        ValueError: k or correct is impossible.
+    """
+    if not (0 <= correct <= samples and 1 <= k <= samples):
+        raise ValueError(f"pass_at_k: {correct} right of {samples}, k = {k}")
+    return 1 - math.comb(samples - correct, k) / math.comb(samples, k)
+
+
+def bootstrap_interval(rates: Sequence[float], level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of the problems' pass rates, resampling problems.
+
+    It says how far the mean would move with other problems of the same kind; with 30 problems that is much
+    more than the noise of sampling.
+
+    Args:
+        rates: one pass rate for each problem.
+        level: coverage.
+        seed: of the resampling.
+    """
+    values, generator = np.asarray(rates, dtype=np.float64), np.random.default_rng(seed)
+    # One row after another: 10,000 × problems at once would be gigabytes for large sets.
+    means = [values[generator.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)]
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def summarise(settings: Settings, problems: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The result of an evaluation from the records of its problems.
+
+    Choice: a response that the verifier failed on counts as not correct, and the share of such responses is
+    stated beside the accuracy, with what the accuracy would be if all of them were right.
+    """
+    rates = [p["correct"] / p["samples"] for p in problems]
+    n = sum(p["samples"] for p in problems)
+    lengths = sorted(length for p in problems for length in p["lengths"])
+    right = [x for p in problems for x, v in zip(p["lengths"], p["verdicts"], strict=True) if v]
+    wrong = [x for p in problems for x, v in zip(p["lengths"], p["verdicts"], strict=True) if not v]
+    ks = sorted({2**i for i in range(settings.samples.bit_length())} | {settings.samples})
+    errors = sum(p["errors"] for p in problems) / n
+    accuracy = sum(rates) / len(rates)
+    return {
+        "settings": settings.record(),
+        "accuracy": accuracy,
+        "interval": list(bootstrap_interval(rates)),
+        "pass_at": {str(k): sum(pass_at_k(p["samples"], p["correct"], k) for p in problems) / len(rates) for k in ks},
+        "verifier_errors": errors,
+        "accuracy_if_errors_were_right": accuracy + errors,
+        "truncated": sum(p["truncated"] for p in problems) / n,
+        "length": {
+            "mean": sum(lengths) / n,
+            "median": lengths[n // 2],
+            "p95": lengths[min(n - 1, int(0.95 * n))],
+            "max": lengths[-1],
+            "mean_correct": sum(right) / len(right) if right else None,
+            "mean_wrong": sum(wrong) / len(wrong) if wrong else None,
+        },
+        "problems": list(problems),
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The evaluation
+# ---------------------------------------------------------------------------------------------------------
+
+
+def evaluate_problems(
+    task: Any, problems: Sequence[Problem], tokenizer: Any, sampler: Any, settings: Settings, path: Path, timeout: float
+) -> Iterator[list[dict[str, Any]]]:
+    """Samples and judges part after part; yields all finished records each time, what an earlier call did first.
+
+    A part is as many problems as fit into one sampling batch; its seed depends on the number of its first
+    problem, so a stopped and continued evaluation gives the same numbers as one that was never stopped.
+
+    Args:
+        task: judges.
+        problems: all problems of these settings, in their order.
+        tokenizer: the policy's.
+        sampler: holds weights of version 0, see `minivapo.vapo.Sampler`.
+        settings: of the evaluation.
+        path: .jsonl file of finished problems, under these settings.
+        timeout: seconds that the verifier may take for one part.
+
+    Raises:
+        UserError: the file is of other settings or in use, a prompt is too long, or the verifier fails as a whole.
+    """
+    size = max(1, settings.sample_batch // settings.samples)
+    with open_partial(path, settings) as file:
+        done = read_partial(file, settings, path)
+        done = done[: len(done) // size * size] if len(done) < len(problems) else done
+        rewrite(file, settings, done)
+        if done:
+            yield done
+        for start in range(len(done), len(problems), size):
+            part = problems[start : start + size]
+            prompts = [encode_prompt(tokenizer, p.prompt, settings.max_prompt_tokens) for p in part]
+            seed = derive_seed(settings.seed, "eval", start)
+            n = settings.samples
+            samples = sampler.generate(prompts, n, seed, 0, settings.temperature, settings.top_p)
+            rows = [p for p in part for _ in range(n)]
+            verdicts = judge(task, rows, [response_text(tokenizer, s) for s in samples], timeout)
+            records = []
+            for i, problem in enumerate(part):
+                mine, its = samples[i * n : (i + 1) * n], verdicts[i * n : (i + 1) * n]
+                records.append(
+                    {
+                        "id": problem.id,
+                        "correct": sum(v is True for v in its),
+                        "samples": n,
+                        "errors": sum(v is None for v in its),
+                        "truncated": sum(not s.terminated for s in mine),
+                        "lengths": [len(s.tokens) for s in mine],
+                        "verdicts": its,
+                    }
+                )
+            file.write("".join(json.dumps(record) + "\n" for record in records))
+            file.flush()
+            done = [*done, *records]
+            yield done
+
+
+@contextlib.contextmanager
+def open_partial(path: Path, settings: Settings) -> Iterator[Any]:
+    """The file of finished problems, for this process alone.
+
+    Raises:
+        UserError: another process is writing it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"{path} is being written by another evaluation: wait for it, or give --out.") from None
+        yield file
+
+
+def read_partial(file: Any, settings: Settings, path: Path) -> list[dict[str, Any]]:
+    """Records of the problems that an earlier evaluation of these settings finished.
+
+    Raises:
+        UserError: the file holds results of other settings.
+    """
+    file.seek(0)
+    lines = []
+    for line in file:
+        try:
+            lines.append(json.loads(line))
+        except ValueError:  # stopped within a line
+            break
+    if lines and lines[0].get("settings") != settings.record():
+        refuse_other(lines[0].get("settings"), settings, path)
+    return lines[1:]
+
+
+def rewrite(file: Any, settings: Settings, records: Sequence[dict[str, Any]]) -> None:
+    """Leaves the settings and these records in the file: a part that was cut is dropped."""
+    file.seek(0)
+    file.truncate()
+    file.write("".join(json.dumps(line) + "\n" for line in ({"settings": settings.record()}, *records)))
+    file.flush()
+
+
+def refuse_other(found: Any, settings: Settings, path: Path) -> None:
+    """Refuses to mix two evaluations, naming what differs.
+
+    Raises:
+        UserError: always.
+    """
+    wanted = settings.record()
+    found = found if isinstance(found, dict) else {}
+    differ = [f"{k} {found.get(k)!r} there, {v!r} here" for k, v in wanted.items() if found.get(k) != v]
+    raise UserError(f"{path} holds an evaluation with other settings ({'; '.join(differ[:3])}): choose another --out.")
+
+
+def finished(out: Path, settings: Settings) -> dict[str, Any] | None:
+    """The result that an earlier evaluation of these settings left, if it did.
+
+    Raises:
+        UserError: the file is not a result, or one of other settings.
+    """
+    if not out.exists():
+        return None
+    try:
+        result = json.loads(out.read_text())
+        found = result["settings"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{out} exists and is not a result of minivapo eval: choose another --out.") from None
+    if found != settings.record():
+        refuse_other(found, settings, out)
+    return result
+
+
+def write_result(out: Path, result: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Writes the JSON file at once or not at all, and takes away the file of finished problems."""
+    tokens = sum(sum(p["lengths"]) for p in result["problems"])
+    result = {
+        **result,
+        "commit": git_commit(),
+        "versions": versions(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "tokens": tokens,
+        "seconds": round(seconds, 1),
+    }
+    temporary = out.with_suffix(".tmp")
+    temporary.write_text(json.dumps(result, indent=1))
+    temporary.rename(out)
+    out.with_suffix(".jsonl").unlink(missing_ok=True)
+    return result
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What a person sees
+# ---------------------------------------------------------------------------------------------------------
+
+
+def run_evaluation(
+    task: Any, problems: Sequence[Problem], tokenizer: Any, sampler: Any, settings: Settings, out: Path, timeout: float
+) -> dict[str, Any]:
+    """Evaluates with live progress, writes the result and returns it; goes on with what is there.
+
+    Raises:
+        UserError: see `evaluate_problems`.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    begun, console = time.perf_counter(), Console()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    records: list[dict[str, Any]] = []
+    told = 0
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        row = bar.add_task("sampling", total=len(problems))
+        parts = evaluate_problems(task, problems, tokenizer, sampler, settings, out.with_suffix(".jsonl"), timeout)
+        for records in parts:
+            accuracy = sum(r["correct"] for r in records) / sum(r["samples"] for r in records)
+            bar.update(row, completed=len(records), description=f"accuracy {accuracy:.3f}")
+            if not console.is_terminal and 10 * len(records) // len(problems) > told:  # a log: one line a tenth
+                told = 10 * len(records) // len(problems)
+                print(f"{len(records)} of {len(problems)} problems, accuracy {accuracy:.3f}", flush=True)
+    result = write_result(out, summarise(settings, records), time.perf_counter() - begun)
+    return result
+
+
+def show(result: dict[str, Any], rows: int = 40) -> None:
+    """Prints the result: a table of the problems (at most so many rows), then the numbers to quote."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console, settings = Console(), result["settings"]
+    table = Table("problem", title=Text(f"{settings['model']} on {settings['task']}"))
+    for name in ("correct", "rate", "mean length", "truncated", "verifier errors"):
+        table.add_column(name, justify="right")
+    for p in result["problems"][:rows]:
+        n = p["samples"]
+        label = p["id"] if len(p["id"]) <= 40 else p["id"][:39] + "…"
+        numbers = (f"{p['correct']}/{n}", f"{p['correct'] / n:.3f}", f"{sum(p['lengths']) / n:.0f}")
+        table.add_row(Text(label), *numbers, str(p["truncated"]), str(p["errors"]))
+    console.print(table)
+    left = len(result["problems"]) - rows
+    if left > 0:
+        console.print(f"… and {left} more problems in the file")
+    low, high = result["interval"]
+    length = result["length"]
+    curve = ", ".join(f"pass@{k} {v:.3f}" for k, v in result["pass_at"].items())
+    lines = [
+        f"accuracy {result['accuracy']:.4f}, 95 % interval over problems [{low:.4f}, {high:.4f}]",
+        f"  mean of {settings['samples']} samples on {settings['problems']} problems, temperature "
+        f"{settings['temperature']:g}, top-p {settings['top_p']:g}, at most {settings['max_new_tokens']} tokens",
+        curve,
+        f"length mean {length['mean']:.1f}, median {length['median']}, 95 % below {length['p95']}, max {length['max']}",
+        f"truncated {result['truncated']:.1%}, verifier errors {result['verifier_errors']:.2%}",
+    ]
+    if result["verifier_errors"]:
+        lines.append(
+            f"  the verifier failed on some: they count as wrong; were all of them right, the accuracy would be "
+            f"{result['accuracy_if_errors_were_right']:.4f}"
+        )
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
