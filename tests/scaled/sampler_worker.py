@@ -62,7 +62,9 @@ found["raw_logprobs"] = gap(tempered, 2)
 many = samples + sampler.generate(prompts, 40, seed=4, version=0)
 ended = [s for s in many if s.terminated]
 found["ended"] = len(ended)
-found["ends_right"] = all(s.tokens[-1] in (EOS, 7) and EOS not in s.tokens[:-1] and 7 not in s.tokens[:-1] for s in ended)
+found["ends_right"] = all(
+    s.tokens[-1] in (EOS, 7) and EOS not in s.tokens[:-1] and 7 not in s.tokens[:-1] for s in ended
+)
 found["cut_right"] = all(len(s.tokens) == config.max_new_tokens for s in many if not s.terminated)
 found["stop_string"] = sum(s.tokens[-1] == 7 for s in ended)
 empty = sampler.generate([] if world.rank else prompts, 1, seed=5, version=0)

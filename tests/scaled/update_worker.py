@@ -22,7 +22,7 @@ from scaled.world import start
 
 OUT, MODELS, CHECKPOINT = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
 STEPS = 2
-RATES = {"actor_lr": 1e-4, "critic_lr": 2e-4, "weight_decay": 0.01}
+RATES = {"actor_lr": 1e-5, "critic_lr": 2e-5, "weight_decay": 0.01}
 torch.set_num_threads(1)
 world = start(5)
 found: dict[str, dict] = {}
@@ -32,6 +32,16 @@ def distance(learner, local) -> float:
     """Largest difference of any weight."""
     reference = dict(local.model.named_parameters())
     return max(float((x - reference[name].detach()).abs().max()) for name, x in learner.weights())
+
+
+def direction(learner, local, start) -> float:
+    """Distance of the two updates over the length of the local one."""
+    reference = dict(local.model.named_parameters())
+    apart = length = 0.0
+    for name, x in learner.weights():
+        apart += float((x - reference[name].detach()).double().square().sum())
+        length += float((start[name] - reference[name].detach()).double().square().sum())
+    return math.sqrt(apart / length)
 
 
 def relative(a: dict, b: dict) -> float:
@@ -83,7 +93,9 @@ def updates() -> None:
             fresh = OUT.parent / f"fresh-{stage}-{kind}-{world.size}"
             learner.save(fresh)
             world.sum(torch.zeros(1))
-            found[f"forward-{stage}-{kind}"] = {"outputs": compare_forward(learner, local_learner(source, kind, config), config)}
+            found[f"forward-{stage}-{kind}"] = {
+                "outputs": compare_forward(learner, local_learner(source, kind, config), config)
+            }
             for i, preset in enumerate(PRESETS):
                 config = toy_config(preset, **RATES)
                 if kind == "critic" and config.advantage != "gae":
@@ -91,10 +103,12 @@ def updates() -> None:
                 learner.load(fresh)
                 learner.settings = dataclasses.replace(settings, token_budget=budgets[i % 3])
                 local = local_learner(source, kind, config)
+                begin = {name: p.detach().clone() for name, p in local.model.named_parameters()}
                 for loss in ["actor"] if kind == "actor" else ["reward-model", "critic"]:
                     expected, got = k_steps(learner, local, kind, loss, config)
                     found[f"{preset}-{loss}-zero{stage}-budget{budgets[i % 3]}"] = {
                         "weights": distance(learner, local),
+                        "update": direction(learner, local, begin),
                         "metrics": relative(expected, got),
                         "imbalance": got[f"{kind}/imbalance"],
                         "version": [learner.version, local.version],
@@ -125,7 +139,7 @@ def refusal(learner, local, kind, config, stage) -> None:
             raised[case] = 1.0
     unchanged = all(torch.equal(before[name], x) for name, x in learner.weights())
     # The refused gradients must leave nothing behind: the next update equals the local one.
-    expected, got = k_steps(learner, local, kind, kind, config)
+    k_steps(learner, local, kind, kind, config)
     found[f"refusal-{kind}-zero{stage}"] = {
         **raised, "unchanged": float(unchanged), "version": [learner.version - STEPS * 2, version],
         "weights_after": distance(learner, local),

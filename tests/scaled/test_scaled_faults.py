@@ -7,8 +7,7 @@ import sys
 import time
 
 import pytest
-
-from conftest import HERE, ROOT, environment, require, torchrun
+from launch import HERE, ROOT, environment, require, torchrun
 
 WORKER = HERE / "fault_worker.py"
 REASONS = {

@@ -100,8 +100,9 @@ def test_packed_rows_do_not_see_each_other(models, attention, name):
 
 
 def test_every_tensor_of_a_rollout_travels():
-    from scaled.packing import make_rows, tensors
     from toy import record_rollout, toy_config
+
+    from scaled.packing import make_rows, tensors
 
     rollout = record_rollout(toy_config("vapo"), 0)
     again = make_rows(tensors(rollout))

@@ -1,8 +1,8 @@
 """vLLM on two ranks: log-probs against the learner's, with and without a push; seeds, ends, stale versions."""
 
 import pytest
+from launch import require, results
 
-from conftest import require, results
 from scaled.sampler import drain_steps
 
 CASES = {

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
+from launch import ROOT
 
-from conftest import ROOT
 from minivapo.data import UserError
 from minivapo.vapo import PRESETS
 from scaled.config import Settings, check_ranks, coerce, make_job, read_job, split_overrides, with_settings
@@ -26,7 +26,9 @@ def test_configs_run_on_the_ranks_they_name_and_repeat_no_default(path):
 
     default = {**vars(PRESETS[job.preset]), **vars(Settings())}
     given = yaml.safe_load(path.read_text())
-    same = [k for k, v in given.items() if k in default and coerce(k, v, type(default[k])) == default[k] and k != "ranks"]
+    same = [
+        k for k, v in given.items() if k in default and coerce(k, v, type(default[k])) == default[k] and k != "ranks"
+    ]
     assert not same, f"{path.name} repeats defaults: {same}"
 
 
@@ -66,7 +68,7 @@ def test_overrides_are_flags_or_assignments():
     ],
 )
 def test_a_wrong_config_is_one_message(tmp_path, text, words, message):
-    with pytest.raises(UserError, match="(?s).*") as error:
+    with pytest.raises(UserError, match=r"(?s).*") as error:
         read_job(write(tmp_path, text), words)
     assert message in str(error.value)
 

@@ -1,0 +1,153 @@
+"""The whole thing: a small model trained by real ZeRO-3 and real vLLM on two ranks, through `minivapo.vapo.train`."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from launch import ROOT, environment, require, torchrun
+
+SMALL = [
+    "--steps", "2", "--batch-size", "8", "--group-size", "2", "--mini-batch", "4", "--max-new-tokens", "24",
+    "--max-prompt-tokens", "200", "--eval-problems", "4", "--value-pretrain-steps", "1",
+]  # fmt: skip
+TIMES = ("time/", "samples")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """An untrained base for the chain task, with heads wide enough for vLLM's CPU attention."""
+    import transformers
+
+    from minivapo.local import load_tokenizer
+
+    folder = tmp_path_factory.mktemp("base") / "chain"
+    tokenizer = load_tokenizer(ROOT / "minivapo" / "bases" / "chain")
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=512, tie_word_embeddings=True, initializer_range=0.1,
+        pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def lines(run) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def numbers(run) -> list[dict]:
+    """The metrics but for times."""
+    return [{k: v for k, v in line.items() if not k.startswith(TIMES)} for line in lines(run)]
+
+
+@pytest.fixture(scope="module")
+def finished(base, tmp_path_factory):
+    """A run of two steps, never stopped."""
+    require("deepspeed", "vllm")
+    run = tmp_path_factory.mktemp("runs") / "finished"
+    words = ["--config", "scaled/configs/smoke.yaml", "--model", base, "--run", run, *SMALL]
+    done = torchrun(2, "-m", "scaled.train", *words)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
+    return run
+
+
+@pytest.fixture(scope="module")
+def killed(base, finished, tmp_path_factory):
+    """The same run, one of whose ranks is killed after its first step."""
+    run = tmp_path_factory.mktemp("runs") / "killed"
+    words = ["-m", "scaled.train", "--config", "scaled/configs/smoke.yaml", "--model", base, "--run", run, *SMALL]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    job = subprocess.Popen(
+        [*launcher, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        env=environment(),
+    )  # fmt: skip
+    assert job.stdout is not None
+    for line in job.stdout:
+        if line.startswith("step 1 "):
+            break
+    ranks = subprocess.run(["pgrep", "-P", str(job.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(ranks[-1]), signal.SIGKILL)
+    start = time.monotonic()
+    job.communicate(timeout=120)
+    assert job.returncode != 0
+    assert time.monotonic() - start < 90
+    return run
+
+
+def test_a_run_folder_is_that_of_the_laptop(finished):
+    names = {p.name for p in finished.iterdir()}
+    assert {"config.json", "metrics.jsonl", "samples.jsonl", "checkpoint", "report.html"} <= names
+    parts = {p.name for p in (finished / "checkpoint").iterdir()}
+    assert {"actor", "critic", "progress.json", "manifest.json"} <= parts
+    record = json.loads((finished / "config.json").read_text())
+    assert record["settings"]["zero_stage"] == 3 and record["ranks"] == 2
+    metrics = lines(finished)
+    assert metrics[0]["step"] == 0 and "eval/accuracy" in metrics[0]
+    assert metrics[-1]["step"] == 2 and "eval/accuracy" in metrics[-1]
+    assert 1 <= metrics[-1]["actor/imbalance"] < 2
+    assert 0 <= metrics[-1]["time/straggler_share"] < 1
+
+
+def test_sampler_and_learner_agree_in_every_step(finished):
+    for line in lines(finished):
+        if line["step"] > 0:
+            assert line["policy/sampler_gap_max"] < 1e-4
+
+
+def test_the_checkpoint_opens_in_transformers_and_on_the_laptop(finished):
+    from transformers import AutoModelForCausalLM
+
+    from minivapo.local import LocalEngine
+    from minivapo.run import read_config
+
+    config, _ = read_config(finished)
+    plain = AutoModelForCausalLM.from_pretrained(finished / "checkpoint" / "actor")
+    engine = LocalEngine(finished / "checkpoint" / "actor", config)
+    engine.load(finished / "checkpoint")
+    assert engine.progress.step == 2
+    live = dict(engine.actor.model.named_parameters())
+    assert all(torch.equal(p, live[name]) for name, p in plain.named_parameters())
+    assert engine.actor.version == 4  # two steps of two mini-batches
+
+
+def test_minivapo_eval_takes_it(finished, tmp_path):
+    words = ["eval", str(finished), "--problems", "4", "--samples", "2", "--max-new-tokens", "16"]
+    done = subprocess.run(
+        [sys.executable, "-m", "minivapo.cli", *words], capture_output=True, text=True, env=environment(), cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "accuracy" in done.stdout
+
+
+def test_resuming_on_as_many_ranks_is_as_if_it_had_never_stopped(finished, killed, tmp_path):
+    run = tmp_path / "again"
+    shutil.copytree(killed, run)
+    done = torchrun(2, "-m", "scaled.train", "--resume", run)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
+    assert numbers(run) == numbers(finished)
+
+
+def test_resuming_on_another_number_of_ranks_goes_on_from_the_same_step(finished, killed, tmp_path):
+    run = tmp_path / "alone"
+    shutil.copytree(killed, run)
+    done = torchrun(1, "-m", "scaled.train", "--resume", run, "--zero-stage", "2", "--token-budget", "300")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
+    again, expected = numbers(run), numbers(finished)
+    assert again[:-1] == expected[:-1]
+    assert again[-1]["step"] == 2 and again[-1].keys() == expected[-1].keys()
+
+
+def test_a_second_run_in_the_same_folder_is_refused_in_one_line(finished, base):
+    words = ["--config", "scaled/configs/smoke.yaml", "--model", base, "--run", finished, *SMALL]
+    done = torchrun(2, "-m", "scaled.train", *words)
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if line.startswith("scaled.train:")]
+    assert len(said) == 1 and "already holds a run" in said[0]
