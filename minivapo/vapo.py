@@ -395,11 +395,12 @@ def group_advantages(
     Rows that the verifier failed on are left out of mean and deviation and get 0. Choice: the population
     deviation. A group of equal rewards gets 0 everywhere.
     """
-    r, w = rewards.view(-1, group_size), judged.view(-1, group_size).to(rewards.dtype)
+    # float64: in float32 the mean of equal rewards can miss them by more than the 1e-6 below forgives.
+    r, w = rewards.double().view(-1, group_size), judged.double().view(-1, group_size)
     n = w.sum(1, keepdim=True).clamp(min=1)
     mean = (r * w).sum(1, keepdim=True) / n
     std = (((r - mean).square() * w).sum(1, keepdim=True) / n).sqrt()
-    return ((r - mean) / (std + 1e-6) * w).view(-1)
+    return ((r - mean) / (std + 1e-6) * w).view(-1).to(rewards.dtype)
 
 
 def overlong_penalty(lengths: Int[Tensor, " batch"], max_new_tokens: int, buffer: int) -> Float[Tensor, " batch"]:
