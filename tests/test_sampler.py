@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from minivapo.data import encode_prompt, make_rollout, pad_id, response_text
 from minivapo.local import BufferedLayer, LocalEngine, LocalSampler, check_finite, pick, stop_ids
+from minivapo.tasks import Chain, ChainSpec
 from minivapo.vapo import Config
 
 GREEDY = {"temperature": 1.0, "top_p": 1e-9}
@@ -25,9 +26,9 @@ def engine(tiny_model):
 
 
 @pytest.fixture(scope="module")
-def prompts(engine, chain):
+def prompts(engine):
     """Prompts of several lengths, longest first."""
-    problems = sorted(chain.train_problems(0, 12, 0), key=lambda p: -len(p.prompt))
+    problems = sorted(Chain(ChainSpec(max_steps=9)).train_problems(0, 12, 0), key=lambda p: -len(p.prompt))
     assert len({len(p.prompt.split()) for p in problems}) >= 3
     return [encode_prompt(engine.tokenizer, p.prompt, 64) for p in problems]
 
@@ -267,14 +268,14 @@ def test_long_responses_outgrow_the_cache_and_still_agree(engine):
         LlamaConfig(vocab_size=20, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
                     max_position_embeddings=512, eos_token_id=None, bos_token_id=None)
     ).eval()  # fmt: skip
-    tokenizer = SimpleNamespace(eos_token_id=19, pad_token_id=0)
+    tokenizer = SimpleNamespace(eos_token_id=99, pad_token_id=0)  # 99: never said
     actor = dataclasses.replace(Config(advantage="group"))
     learner = type(engine.actor)(model, "actor", actor)
     sampler = LocalSampler(tokenizer, 200)
     sampler.sync(learner)
     prompts = [[5, 6, 7], [8]]
     samples = sampler.generate(prompts, 3, 0, 0)
-    assert max(len(s.tokens) for s in samples) > 70
+    assert all(len(s.tokens) == 200 for s in samples)
     rollout = make_rollout([p for p in prompts for _ in range(3)], samples, range(6), 0)
     gap = (learner.forward(rollout)["logprobs"] - rollout.sampled_logprobs)[rollout.mask].abs()
     assert gap.max() < 5e-6
