@@ -118,7 +118,7 @@ class Board:
         self.lines: list[dict[str, Any]] = []
         self.seconds: dict[str, list[float]] = {"evaluation": [], "pretraining": [], "step": []}
         self.sample: Mapping[str, Any] | None = None
-        self.said: str | None = "starting"
+        self.said: str | None = None
 
     def say(self, text: str | None) -> None:
         """What the run does now, in place of what its lines tell."""
@@ -328,6 +328,7 @@ class Live:
         tensorboard, wandb: also log there.
         console: where to show it; standard output if not given.
         plain: lines instead of the view; by default where the console is no terminal.
+        doing: what happens before the first line, say "loading the model"; `phase(None)` ends it.
 
     Raises:
         UserError: a logger that was asked for is not installed.
@@ -342,15 +343,16 @@ class Live:
         wandb: bool = False,
         console: Console | None = None,
         plain: bool | None = None,
+        doing: str | None = None,
     ) -> None:
-        settings = dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config or {}
-        assert isinstance(settings, Mapping)
+        settings = settings_of(config)
         self.run = Path(run) if run else None
         self.console = console or Console()
         # the view needs block characters
         utf8 = (self.console.encoding or "").lower().replace("-", "").startswith("utf")
         self.plain = plain if plain is not None else not (self.console.is_terminal and utf8)
         self.board = Board(settings)
+        self.board.say(doing)
         self.title = f"MiniVAPO {printable(self.run.name) if self.run else ''}".strip()
         self.display: RichLive | None = None
         self.shown_phase = ""
@@ -376,7 +378,8 @@ class Live:
             self.display = RichLive(
                 get_renderable=self.render, console=self.console, refresh_per_second=4, transient=False
             )
-            self.display.start()
+            self.display.start(refresh=True)
+        self.announce()
         return self
 
     def __exit__(
@@ -394,8 +397,8 @@ class Live:
         """The view of this moment."""
         return view(self.board, self.title, min(self.console.width, 110))
 
-    def phase(self, text: str) -> None:
-        """Shows what the run does before its first line, say "loading the model"."""
+    def phase(self, text: str | None) -> None:
+        """Shows what the run does before its first line, say "loading the model"; None: what follows from its lines."""
         self.board.say(text)
         self.announce()
 
@@ -441,6 +444,11 @@ class Live:
             if self.board.sample and step and (step % every == 0 or step == 1):
                 self.line(plain_sample(self.board.sample))
             self.announce()
+
+
+def settings_of(config: Any) -> dict[str, Any]:
+    """The fields of a configuration, a dataclass or a dictionary already."""
+    return dict(config or {}) if config is None or isinstance(config, Mapping) else dataclasses.asdict(config)
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -259,7 +259,9 @@ def curves(groups: Sequence[Group]) -> list[dict[str, Any]]:
                 x = row["pretrain/rollout"] if pretraining else row["step"]
                 for name, value in row.items():
                     value = short(value, 12)
-                    if name not in ("step", "pretrain/rollout") and value is not None:
+                    if name in ("step", "pretrain/rollout") or (pretraining and name.startswith("time/")):
+                        continue
+                    if value is not None:
                         key = (name, "pretrain" if pretraining else "step")
                         series.setdefault(key, {}).setdefault(i, {}).setdefault(int(x), []).append(float(value))
     points = 400
@@ -359,7 +361,7 @@ def embed(data: Any) -> str:
     With ASCII escapes it has no lone surrogate and no U+2028/2029; `<`, `>` and `&` are escaped as well, so
     that no text can close the element or open a comment.
     """
-    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"), default=str)
+    text = json.dumps(clean(data), ensure_ascii=True, allow_nan=False, separators=(",", ":"), default=str)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
@@ -390,7 +392,7 @@ def render(data: dict[str, Any]) -> str:
     parts = {
         "policy": policy,
         "style": (ASSETS / "report.css").read_text("utf-8"),
-        "data": embed(clean(data)),
+        "data": embed(data),
         # mtime=0: equal runs give equal bytes
         "plotly": base64.b64encode(gzip.compress(plotly.encode(), 9, mtime=0)).decode(),
         "script": own,

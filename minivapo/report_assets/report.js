@@ -315,7 +315,7 @@
     for (const id of ["x-alpha", "x-alpha-n"]) $(id).disabled = !adaptive;
     for (const id of ["x-lam", "x-lam-n"]) $(id).disabled = adaptive;
     state.x = compute();
-    if (adaptive && hasValues) setPair("x-lam", state.x.lam);
+    if (adaptive && hasValues) setPair("x-lam", Number(state.x.lam.toPrecision(6)));
     $("x-note").textContent = !hasValues
       ? "This run has no value model: one advantage for the whole response, whatever λ."
       : `With γλ = ${number(state.x.gamma * state.x.lam, 4)} half of the credit is gone ${halfLife(state.x.gamma * state.x.lam)}.` +
@@ -339,7 +339,7 @@
     });
     const ramp = el("span", { class: "ramp", "aria-hidden": "true" });
     for (let i = 0; i < 11; i++) { const cell = el("i"); cell.style.background = `rgb(${scale.ramp(i / 10)})`; ramp.append(cell); }
-    $("x-legend").replaceChildren(`${quantity.label}:`, `${number(scale.low)} ${quantity.ends[0]}`, ramp, `${quantity.ends[1]} ${number(scale.high)}`);
+    $("x-legend").replaceChildren(`${quantity.label}: `, `${number(scale.low)} ${quantity.ends[0]}`, ramp, `${quantity.ends[1]} ${number(scale.high)}`);
   }
 
   /** The panel of one token. */
@@ -390,7 +390,7 @@
     const traces = [line(x.trained, "Â as trained", css("soft"), { dash: "dot", width: 1.5 })];
     if (s.values) traces.push(line(s.values, "value V(s)", lineColour(4), { width: 1.5 }), line(x.advantages, "Â now", lineColour(0), { width: 2.5 }));
     plotly.react(plotted, traces, layout({
-      showlegend: true, legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 12 } }, margin: { l: 8, r: 12, t: 30, b: 8 }, shapes: marks(state.token),
+      showlegend: true, legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 12 } }, margin: { l: 12, r: 16, t: 34, b: 12 }, shapes: marks(state.token),
       xaxis: { text: "token of the response", unifiedhovertitle: { text: "%{x}: %{customdata}" } }, yaxis: { text: "reward", tickformat: "~g" },
     }), PLOT);
     if (!plotted.dataset.drawn) {

@@ -1,0 +1,560 @@
+"""The report: what it reads, how it compares runs, and what a real browser makes of the page."""
+
+import base64
+import gzip
+import json
+import math
+import os
+import random
+import re
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from minivapo import report
+from minivapo.data import UserError
+from minivapo.metrics_info import GROUPS, HEADLINES, METRICS, explain, markdown
+from minivapo.vapo import PRESETS, gae, length_adaptive_lambda
+
+# ---------------------------------------------------------------------------------------------------------
+# A run folder with every feature of the format
+# ---------------------------------------------------------------------------------------------------------
+
+
+def make_sample(rng, step, length, correct, *, critic=True, first_error=None, gamma=1.0, lam=None, tokens=None):
+    """One line of samples.jsonl; advantages are those of minivapo.vapo.gae."""
+    tokens = tokens or [rng.choice(["A", "5", "hm", "so", "twist", "="]) for _ in range(length)]
+    length = len(tokens)
+    values = [round(rng.uniform(0, 1), 6) for _ in tokens]
+    rewards = [0.0] * (length - 1) + [float(correct)]
+    lam = float(length_adaptive_lambda(torch.tensor([length]), 0.05)) if lam is None else lam
+    row = torch.tensor([rewards], dtype=torch.float64), torch.tensor([values], dtype=torch.float64)
+    advantages = gae(*row, torch.ones(1, length), gamma, lam)[0].tolist() if critic else [0.5] * length
+    old = [-rng.expovariate(2) for _ in tokens]
+    return {
+        "step": step, "prompt": "4 A inc B twist ?", "answer": "5", "id": f"p{step}", "correct": correct,
+        "terminated": True, "tokens": tokens, "token_ids": list(range(length)),
+        "logprobs": [x + rng.gauss(0, 0.05) for x in old], "old_logprobs": old,
+        "entropy": [rng.uniform(0, 2) for _ in tokens], "values": values if critic else None,
+        "advantages": advantages, "returns": [float(correct)] * length if critic else None, "rewards": rewards,
+        "lam": lam if critic else None, "gamma": gamma, "first_error": first_error,
+    }  # fmt: skip
+
+
+def make_run(folder, preset="vapo", seed=0, steps=8, samples=None, **fields):
+    """Writes a run folder like those of `minivapo train`, with made-up numbers."""
+    rng = random.Random(f"{preset}{seed}")
+    config = replace(PRESETS[preset], seed=seed, steps=steps, reward_model_steps=2, value_pretrain_steps=3, **fields)
+    critic = config.advantage == "gae"
+    folder.mkdir(parents=True)
+    meta = {"preset": preset, "task": "chain", "task_options": {}, "model": "base", "critic": None}
+    meta |= {"config": asdict(config), "commit": "0123456789abcdef", "versions": {"python": "3.11"}}
+    (folder / "config.json").write_text(json.dumps(meta))
+    names = [n for n in METRICS if not n.startswith(("eval", "pretrain", "value/", "step")) and "*" not in n]
+    values = ["value/mean", "value/explained_variance", *(f"value/explained_variance_q{i}" for i in "1234")]
+    evaluation = {f"eval/{n}": 0.25 for n in ("accuracy", "length", "truncated", "verifier_errors")}
+    lines = [{"step": 0, **evaluation, "time/cpu_seconds": 1.0}]
+    if critic:
+        for i in range(1, 6):
+            extra = {"pretrain/reward_model_loss": 0.1} if i <= 2 else {"pretrain/value_loss": 0.1}
+            extra |= {n: rng.random() for n in values[1:]} if i > 2 else {}
+            lines.append({"step": 0, "pretrain/rollout": i, **extra, "time/cpu_seconds": 1.0 + i})
+    for step in range(1, steps + 1):
+        line = {"step": step} | {n: rng.random() for n in names} | {"samples": step * 256}
+        line |= {n: rng.random() for n in values} if critic else {}
+        line |= {"reward/accuracy": 0.2 + 0.5 * step / steps + rng.gauss(0, 0.02), "time/cpu_seconds": 10.0 * step}
+        line |= evaluation | {"eval/accuracy": 0.7 + 0.01 * seed} if step == steps else {}
+        lines.append(line)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    if samples is None:
+        samples = [
+            make_sample(rng, s, n, ok, critic=critic, first_error=None if ok else n // 3, gamma=config.gamma)
+            for s in range(1, steps + 1)
+            for n, ok in ((7, True), (60, False))
+        ]
+    (folder / "samples.jsonl").write_text("".join(json.dumps(x) + "\n" for x in samples))
+    return folder
+
+
+def data_of(page):
+    """The data embedded in a report."""
+    text = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
+    assert text
+    return json.loads(text[1])
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What every metric means
+# ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_metric_of_the_sources_is_explained():
+    """Names are collected from the sources here; a test of a real run checks those it logs."""
+    package = Path(report.__file__).parent
+    source = "".join((package / name).read_text() for name in ("vapo.py", "measure.py", "run.py"))
+    groups = "|".join(GROUPS)
+    names = set(re.findall(rf'[^f]"((?:{groups})/[a-z_0-9]+)"', source))
+    assert {"reward/accuracy", "value/explained_variance", "time/cpu_seconds"} <= names
+    assert [n for n in names if explain(n) is None] == []
+    # "samples.jsonl"-like words are not metrics; clock names and update's sums are built from parts
+    for part in re.findall(r'clock\("(\w+)"\)', source):
+        assert explain(f"time/{part}"), part
+    for part in re.findall(r'sums\["(\w+)"\]', source.split("def actor_loss")[1].split("def critic_loss")[0]):
+        assert explain(f"actor/{part}"), part
+
+
+def test_metric_explanations_are_complete_and_make_a_page():
+    for name, info in METRICS.items():
+        assert info.title and info.meaning.endswith("."), name
+        assert name.partition("/")[0] in GROUPS or "/" not in name
+    assert all(explain(name) for name in HEADLINES)
+    assert "third" in explain("value/explained_variance_q3").meaning
+    assert explain("value/explained_variance_q9") is None and explain("no/such") is None
+    page = markdown()
+    assert all(f"`{name}`" in page for name in METRICS) and "{}" not in page
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Reading
+# ---------------------------------------------------------------------------------------------------------
+
+
+def test_half_written_last_line_is_left_out_and_said(tmp_path):
+    run = make_run(tmp_path / "run")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9, "reward/mean": 0.')
+    with (run / "samples.jsonl").open("a") as file:
+        file.write('{"step": 9, "tokens": ["<')
+    read = report.read_run(run)
+    assert read.metrics[-1]["step"] == 8
+    assert any("half written" in n for n in read.notices)
+    data = data_of(report.make_report([run]).read_text())
+    assert data["samples"][0]["total"] == 16
+    assert any("half written" in n for n in data["notices"])
+
+
+def test_unfinished_run_is_reported_as_such(tmp_path):
+    run = make_run(tmp_path / "run")
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(lines[:-3]))
+    (run / "samples.jsonl").unlink()
+    data = data_of(report.make_report([run]).read_text())
+    assert any("at step 5 of 8" in n for n in data["notices"])
+    assert data["groups"][0]["summary"]["accuracy"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("metrics.jsonl", "", "no complete line yet"),
+        ("metrics.jsonl", '{"step": 0', "no complete line yet"),
+        ("metrics.jsonl", '{"step": 0}\ngarbage\n{"step": 1}\n', "line 2: not a JSON object"),
+        ("metrics.jsonl", '{"step": 0}\n[1]\n{"step": 1}\n', "line 2: not a JSON object"),
+        ("metrics.jsonl", '{"reward/mean": 0}\n', "needs a whole number `step`"),
+        ("metrics.jsonl", b"\xff\xfe\n\n", "not a JSON object"),
+        ("config.json", "{", "not valid JSON"),
+        ("config.json", "[]", "must hold an object"),
+        ("samples.jsonl", "garbage\n", "not a JSON object"),
+        ("samples.jsonl", '{"step": 1, "tokens": []}\n', "without `tokens`"),
+        ("samples.jsonl", '{"step": 1, "tokens": ["a"], "values": [1, 2]}\n', "`values` of a response of 1 tokens"),
+    ],
+)
+def test_damaged_files_are_named(tmp_path, name, content, message):
+    run = make_run(tmp_path / "run")
+    (run / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        report.make_report([run])
+    assert name in str(error.value)
+    assert not (run / "report.html").exists()
+
+
+def test_what_is_no_run_folder(tmp_path):
+    with pytest.raises(UserError, match="not a folder"):
+        report.make_report([tmp_path / "nowhere"])
+    with pytest.raises(UserError, match=r"has no config\.json"):
+        report.make_report([tmp_path])
+    with pytest.raises(UserError, match="at least one"):
+        report.make_report([])
+
+
+def test_non_finite_numbers_do_not_break_the_page(tmp_path):
+    run = make_run(tmp_path / "run")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9, "reward/mean": NaN, "actor/loss": -Infinity, "policy/entropy": 0.5}\n')
+    row = make_sample(random.Random(0), 9, 3, True) | {"entropy": [math.nan, math.inf, 0.1], "lam": math.nan}
+    with (run / "samples.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    data = data_of(report.make_report([run]).read_text())
+    assert data["samples"][0]["rows"][-1]["entropy"] == [None, None, 0.1]
+    chart = next(c for c in data["charts"] if c["name"] == "reward/mean")
+    assert chart["series"][0]["x"][-1] == 8
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Comparing
+# ---------------------------------------------------------------------------------------------------------
+
+
+def test_seeds_are_one_line_with_a_band(tmp_path):
+    runs = [make_run(tmp_path / f"vapo-{i}", seed=i) for i in range(3)] + [make_run(tmp_path / "ppo", "ppo")]
+    data = data_of(report.make_report(runs, tmp_path / "out" / "all.html").read_text())
+    assert [(g["name"], len(g["runs"])) for g in data["groups"]] == [("vapo", 3), ("ppo", 1)]
+    chart = next(c for c in data["charts"] if c["name"] == "reward/accuracy")
+    rows = [[json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()] for run in runs[:3]]
+    at_three = [next(r["reward/accuracy"] for r in run if r["step"] == 3) for run in rows]
+    series = chart["series"][0]
+    i = series["x"].index(3)
+    assert series["mean"][i] == pytest.approx(sum(at_three) / 3, rel=1e-4)
+    assert series["low"][i] == pytest.approx(min(at_three), rel=1e-4)
+    assert series["high"][i] == pytest.approx(max(at_three), rel=1e-4)
+    assert "low" not in chart["series"][1]
+    assert dict(data["differences"])["decoupled_gae"] == [True, False]
+    assert "seed" not in dict(data["differences"])
+    assert data["groups"][0]["summary"]["accuracy"] == {"mean": 0.71, "low": 0.7, "high": 0.72, "n": 3}
+
+
+def test_runs_of_one_preset_are_named_by_what_differs(tmp_path):
+    runs = [make_run(tmp_path / "x" / "r", alpha=0.05), make_run(tmp_path / "y" / "r", alpha=0.2)]
+    data = data_of(report.make_report(runs, tmp_path / "all.html").read_text())
+    assert [g["name"] for g in data["groups"]] == ["vapo (alpha=0.05)", "vapo (alpha=0.2)"]
+    assert [g["runs"][0]["name"] for g in data["groups"]] == ["x/r", "y/r"]
+    assert [c[0] for c in data["groups"][1]["changes"]] == [
+        "alpha", "value_pretrain_steps", "reward_model_steps", "steps",
+    ] or {"alpha", "steps"} <= {c[0] for c in data["groups"][1]["changes"]}  # fmt: skip
+
+
+def test_one_run_given_twice_is_one_run(tmp_path):
+    run = make_run(tmp_path / "run")
+    data = data_of(report.make_report([run, run / ".." / "run"]).read_text())
+    assert len(data["groups"]) == 1 and len(data["groups"][0]["runs"]) == 1
+
+
+def test_every_setting_is_explained(tmp_path):
+    data = data_of(report.make_report([make_run(tmp_path / "run")]).read_text())
+    assert set(data["groups"][0]["settings"]) - {"task", "model"} == set(data["fields"]) - {"seed"}
+
+
+def test_stays_below_5_mb_with_many_runs_and_long_responses(tmp_path):
+    rng = random.Random(0)
+    long = [make_sample(rng, s, 4000, s % 2 == 0) for s in range(1, 41)]
+    runs = [make_run(tmp_path / f"vapo-{i}", seed=i, steps=3000 if i < 2 else 60, samples=long) for i in range(4)]
+    path = report.make_report(runs, tmp_path / "all.html")
+    assert path.stat().st_size < report.LIMIT
+    data = data_of(path.read_text())
+    kept = [len(s["rows"]) for s in data["samples"]]
+    assert all(0 < k < 40 for k in kept)
+    assert max(len(s["x"]) for c in data["charts"] for s in c["series"]) <= 402
+
+
+def test_equal_runs_give_equal_bytes(tmp_path):
+    run = make_run(tmp_path / "run")
+    assert report.make_report([run]).read_bytes() == report.make_report([run]).read_bytes()
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The page as text
+# ---------------------------------------------------------------------------------------------------------
+
+HOSTILE = [
+    "</script><script>window.hacked=1</script>",
+    "<img src=x onerror=window.hacked=1>",
+    "<!--<script>",
+    "]]>&lt;\u2028\u2029\x00\x1b[31m",
+    "\ud800",
+    "@@data@@",
+    "javascript:window.hacked=1",
+    "<b>bold</b>",
+    "%{y}<a href='javascript:window.hacked=1'>x</a>",
+]
+
+
+def hostile_run(folder):
+    """A run whose every text is hostile."""
+    rng = random.Random(1)
+    sample = make_sample(rng, 1, 0, False, tokens=list(HOSTILE), first_error=1)
+    sample |= {"prompt": "".join(HOSTILE), "answer": HOSTILE[0], "id": HOSTILE[1]}
+    run = make_run(folder, samples=[sample])
+    meta = json.loads((run / "config.json").read_text())
+    meta |= {"preset": HOSTILE[0], "task": HOSTILE[1], "model": HOSTILE[0], "commit": HOSTILE[1]}
+    meta["versions"] = {HOSTILE[1]: HOSTILE[0]}
+    meta["config"]["critic_init"] = HOSTILE[1]
+    (run / "config.json").write_text(json.dumps(meta))
+    lines = (run / "metrics.jsonl").read_text()
+    (run / "metrics.jsonl").write_text(lines + json.dumps({"step": 9, HOSTILE[1]: 1.0, HOSTILE[0]: 2.0}) + "\n")
+    return run
+
+
+def test_embedded_text_cannot_leave_its_element(tmp_path):
+    page = report.make_report([hostile_run(tmp_path / "run")]).read_text()
+    assert len(re.findall(r"<script", page, re.I)) == 3 and len(re.findall(r"</script", page, re.I)) == 3
+    assert "onerror" not in page.split('id="data">')[0] and "<img" not in page
+    data = data_of(page)
+    assert data["samples"][0]["rows"][0]["tokens"] == HOSTILE
+    text = page.split('id="data">')[1].split("</script>")[0]
+    assert text.isascii() and not set(text) & set("<>&")
+
+
+def test_policy_allows_the_reports_own_scripts_only(tmp_path):
+    page = report.make_report([make_run(tmp_path / "run")]).read_text()
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1]
+    own = page.rpartition("<script>")[2].partition("</script>")[0]
+    plotly = gzip.decompress(base64.b64decode(re.search(r'id="plotly">([^<]*)<', page)[1])).decode()
+    sources = policy.split("script-src ")[1].split(";")[0].split()
+    assert sources == [report.script_hash(own), report.script_hash(plotly)]
+    assert "default-src 'none'" in policy and "unsafe-eval" not in policy
+    outside = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert all(link.startswith(("#", "data:")) for link in outside)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# In a real browser
+# ---------------------------------------------------------------------------------------------------------
+
+CHROMIUM = os.environ.get("MINIVAPO_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    reason = None
+    if not CHROMIUM:
+        reason = "no Chromium here (apt-get install chromium, or set MINIVAPO_CHROMIUM)"
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        reason = "playwright is not installed"
+    if reason:
+        if os.environ.get("MINIVAPO_CI") == "1":
+            pytest.fail(f"browser tests must run in CI: {reason}")
+        pytest.skip(reason)
+    with sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def show(browser):
+    """Opens a report; the page's errors, policy violations and requests fail the test."""
+    pages = []
+
+    def open_(path, **options):
+        context = browser.new_context(viewport={"width": 1280, "height": 900}, **options)
+        page = context.new_page()
+        page.problems, page.requests = [], []
+        page.on("pageerror", lambda error: page.problems.append(str(error)))
+        page.on("console", lambda m: page.problems.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("request", lambda request: page.requests.append(request.url))
+        page.goto(path.resolve().as_uri())
+        page.wait_for_selector("html[data-ready]", timeout=30_000)
+        pages.append(page)
+        return page
+
+    yield open_
+    for page in pages:
+        assert page.problems == []
+        assert [url for url in page.requests if not url.startswith(("file:", "data:", "blob:"))] == []
+        page.context.close()
+
+
+@pytest.fixture(scope="module")
+def two_settings(tmp_path_factory):
+    """A report of two seeds of vapo and one of ppo."""
+    folder = tmp_path_factory.mktemp("report")
+    runs = [make_run(folder / f"vapo-{i}", seed=i) for i in range(2)] + [make_run(folder / "ppo", "ppo")]
+    return runs, report.make_report(runs, folder / "all.html")
+
+
+def set_number(page, name, value):
+    page.fill(f"#{name}-n", repr(value))
+
+
+def shown_values(page):
+    """The full-precision numbers behind the colours of the tokens."""
+    page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    return page.eval_on_selector_all(".token", "nodes => nodes.map(n => Number(n.dataset.value))")
+
+
+def test_opens_from_disk_and_draws(show, two_settings):
+    page = show(two_settings[1])
+    assert page.locator("#charts figure").count() > 40
+    page.wait_for_selector("#charts figure .plot[data-drawn] svg", state="attached")
+    assert page.locator("#x-plot svg").count() > 0
+    page.locator('figure[data-metric="reward/accuracy"]').scroll_into_view_if_needed()
+    traces = page.eval_on_selector('figure[data-metric="reward/accuracy"] .plot', "n => n.data.map(t => t.y)")
+    assert len(traces) == 4  # band below, band above, mean; and one line without a band
+    assert page.locator("#settings tbody tr").count() > 5
+    page.select_option("#axis", "samples")
+    xs = page.eval_on_selector('figure[data-metric="reward/accuracy"] .plot', "n => Array.from(n.data.at(-1).x)")
+    assert xs == [256 * i for i in range(1, 9)]
+    page.locator("#legend input").first.uncheck()
+    count = page.eval_on_selector('figure[data-metric="reward/accuracy"] .plot', "n => n.data.length")
+    assert count == 1
+    page.fill("#find", "entropy")
+    assert page.locator("#charts figure:visible").count() == 1
+
+
+def test_advantages_equal_those_of_the_library(show, two_settings):
+    runs, path = two_settings
+    page = show(path)
+    samples = [json.loads(x) for x in (runs[0] / "samples.jsonl").read_text().splitlines()]
+    for index in (0, 5, len(samples) - 1):
+        sample = samples[index]
+        page.select_option("#x-sample", str(index))
+        rows = [torch.tensor([sample[k]], dtype=torch.float64) for k in ("rewards", "values")]
+        mask = torch.ones_like(rows[0])
+        assert shown_values(page) == pytest.approx(sample["advantages"], abs=1e-6)  # as trained
+        for adaptive, alpha, lam, gamma in [
+            (False, 0.05, 0.0, 1.0), (False, 0.05, 0.95, 1.0), (False, 0.05, 1.0, 1.0), (False, 0.05, 0.7, 0.9),
+            (False, 0.05, 1.0, 0.0), (True, 0.05, 0.5, 1.0), (True, 0.2, 0.5, 0.97), (True, 0.001, 0.5, 1.0),
+        ]:  # fmt: skip
+            page.set_checked("#x-adaptive", adaptive)
+            set_number(page, "x-gamma", gamma)
+            set_number(page, *(("x-alpha", alpha) if adaptive else ("x-lam", lam)))
+            if adaptive:
+                lam = length_adaptive_lambda(torch.tensor([len(sample["tokens"])]), alpha).double()
+            expected = gae(*rows, mask, gamma, lam)[0].tolist()
+            assert shown_values(page) == pytest.approx(expected, abs=1e-6)
+        page.click("#x-reset")
+        assert shown_values(page) == pytest.approx(sample["advantages"], abs=1e-6)
+
+
+def test_other_quantities_and_the_panel(show, two_settings):
+    runs, path = two_settings
+    page = show(path)
+    sample = json.loads((runs[0] / "samples.jsonl").read_text().splitlines()[1])
+    page.select_option("#x-sample", "1")
+    values, rewards = sample["values"], sample["rewards"]
+    deltas = [r + n - v for r, n, v in zip(rewards, [*values[1:], 0.0], values, strict=True)]
+    ratios = [math.exp(a - b) for a, b in zip(sample["logprobs"], sample["old_logprobs"], strict=True)]
+    expected = {"value": values, "delta": deltas, "logprob": sample["logprobs"], "entropy": sample["entropy"]}
+    for name, wanted in expected.items():
+        page.check(f"#colour-{name}")
+        assert shown_values(page) == pytest.approx(wanted, abs=1e-6), name
+    page.check("#colour-ratio")
+    assert shown_values(page) in (pytest.approx(ratios, abs=1e-6), pytest.approx([1 / r for r in ratios], abs=1e-6))
+    page.locator(".token").nth(3).hover()
+    panel = page.locator("#x-numbers").inner_text()
+    assert "token 4 of 60" in panel
+    shown = page.locator('#x-numbers tr[data-row="value"] td.n').inner_text()
+    assert float(shown.replace("−", "-")) == pytest.approx(values[3], rel=1e-3)
+    assert page.locator(".token.error").get_attribute("data-index") == "20"
+
+
+def test_keyboard_alone_is_enough(show, two_settings):
+    page = show(two_settings[1])
+    page.select_option("#x-sample", "1")
+    for _ in range(80):  # Tab reaches the tokens
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.classList.contains('token')"):
+            break
+    else:
+        pytest.fail("Tab never reached a token")
+    index = lambda: int(page.evaluate("document.activeElement.dataset.index"))  # noqa: E731
+    assert index() == 20  # the first error
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineWidth")
+    assert float(outline.removesuffix("px")) >= 2
+    page.keyboard.press("Home")
+    assert index() == 0
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowLeft")
+    assert index() == 1
+    assert "token 2 of 60" in page.locator("#x-numbers").inner_text()
+    assert page.locator("#x-live").inner_text().startswith("token 2")
+    page.keyboard.press("ArrowDown")
+    below = index()
+    assert below > 5
+    page.keyboard.press("ArrowUp")
+    assert index() < below
+    page.keyboard.press("End")
+    assert index() == 59
+    page.keyboard.press("e")
+    assert index() == 20
+    assert page.locator('.token[aria-selected="true"]').count() == 1
+    page.focus("#x-gamma")
+    before = shown_values(page)
+    page.keyboard.press("ArrowLeft")
+    assert shown_values(page) != before
+    named = (
+        """nodes => nodes.filter(n => !n.labels?.length && !n.getAttribute('aria-label') && !n.textContent.trim())"""
+    )
+    assert page.eval_on_selector_all("input, select, button", f"{named[:-1]}).map(n => n.outerHTML)") == []
+
+
+def test_hostile_text_is_only_text(show, tmp_path):
+    page = show(report.make_report([hostile_run(tmp_path / "run")]))
+    for key in ("e", "End", "ArrowLeft", "Home"):
+        page.locator('.token[tabindex="0"]').press(key)
+    page.locator(".token").nth(1).hover()
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    for section in ("curves", "settings", "samples"):
+        page.evaluate(f"document.getElementById('{section}').scrollIntoView()")
+        page.wait_for_timeout(200)
+    page.mouse.move(600, 400)
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("main img").count() == 0 and page.locator("main b b").count() == 0
+    assert page.locator(".token").nth(0).inner_text() == HOSTILE[0]
+    assert page.locator("#x-plot a, #charts a").count() == 0
+
+
+def test_light_and_dark_and_readable(show, two_settings):
+    contrast = """nodes => nodes.map(n => {
+        const rgb = c => c.match(/[\\d.]+/g).slice(0, 3).map(Number);
+        const s = getComputedStyle(n), l = [luminance(rgb(s.color)), luminance(rgb(s.backgroundColor))].sort();
+        return (Math.max(...l) + 0.05) / (Math.min(...l) + 0.05); })"""
+    grounds = {}
+    for scheme in ("light", "dark"):
+        page = show(two_settings[1], color_scheme=scheme)
+        for name in ("advantage", "value", "delta", "ratio", "logprob", "entropy"):
+            page.check(f"#colour-{name}")
+            assert min(page.eval_on_selector_all(".token", contrast)) >= 4.5, (scheme, name)
+        grounds[scheme] = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        page.select_option("#theme", "dark" if scheme == "light" else "light")
+        grounds[f"{scheme} toggled"] = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert min(page.eval_on_selector_all(".token", contrast)) >= 4.5
+        line = page.eval_on_selector("#x-plot", "n => n.data.at(-1).line.color")
+        assert line == ("#56b4e9" if scheme == "light" else "#0072b2")
+    assert grounds["light"] == grounds["dark toggled"] != grounds["dark"] == grounds["light toggled"]
+
+
+def test_a_run_without_a_value_model(show, tmp_path):
+    page = show(report.make_report([make_run(tmp_path / "run", "grpo")]))
+    assert page.locator("#x-sliders").is_disabled()
+    assert "no value model" in page.locator("#x-note").inner_text()
+    assert page.locator("#colour-value").is_disabled()
+    assert set(shown_values(page)) == {0.5}
+
+
+def test_a_run_without_responses(show, tmp_path):
+    run = make_run(tmp_path / "run", samples=[])
+    page = show(report.make_report([run]))
+    assert page.locator("#explorer-empty").is_visible()
+    assert page.locator("#samples-lead").inner_text() == "No responses were kept."
+
+
+def test_samples_table_leads_to_the_explorer(show, two_settings):
+    page = show(two_settings[1])
+    page.select_option("#s-verdict", "right")
+    page.select_option("#s-order", "last")
+    assert set(page.locator("#samples-table td:nth-child(4)").all_inner_texts()) == {"✓ right"}
+    page.locator("#samples-table button").first.click()
+    assert "right" in page.locator("#x-facts").inner_text()
+    assert page.evaluate("document.activeElement.classList.contains('token')")
+
+
+def test_narrow_screens_do_not_scroll_sideways(browser, two_settings):
+    page = browser.new_page(viewport={"width": 380, "height": 800})
+    page.goto(two_settings[1].resolve().as_uri())
+    page.wait_for_selector("html[data-ready]")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 380
+    page.close()
