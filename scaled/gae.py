@@ -83,10 +83,11 @@ def gae(
     chunk = min(CHUNK, time)
     chunks = -(-time // chunk)  # of one row
     rows = min(batch, max(1, CPU_TOKENS // time)) if rewards.device.type == "cpu" else batch
-    buffers = torch.empty(4, chunk, rows, chunks, dtype=torch.float64, device=rewards.device)
+    buffers = torch.empty(4, chunk + 1, rows, chunks, dtype=torch.float64, device=rewards.device)
     for first in range(0, batch, rows):
         part = slice(first, min(first + rows, batch))
         r, v, s, p = buffers[:, :, : part.stop - first]
+        r, v = r[:-1], v[:-1]
         keep = torch.empty(r.shape, dtype=torch.bool, device=r.device)
         if time % chunk:
             keep[time % chunk :, :, -1] = False  # what fills up the last chunk of a row
@@ -158,7 +159,7 @@ def packed_gae(
     index = torch.arange(chunks, device=device)
     owner = torch.searchsorted(last, index, right=True).clamp_(max=segments - 1)
     group = min(chunks, CPU_TOKENS // CHUNK) if device.type == "cpu" else chunks
-    buffers = torch.empty(4, CHUNK, group, dtype=torch.float64, device=device)
+    buffers = torch.empty(4, CHUNK + 1, group, dtype=torch.float64, device=device)
     keeps = torch.empty(CHUNK, group, dtype=torch.bool, device=device)
     step = torch.arange(CHUNK, device=device)[:, None]
     advantages = rewards.new_empty(tokens + 1)  # one more, where what is no token goes
@@ -170,6 +171,7 @@ def packed_gae(
         first = begin.index_select(0, mine) + index[part] * CHUNK
         left = starts.index_select(0, mine + 1) - first  # tokens of the segment from there on
         r, v, s, p = buffers[:, :, here]
+        r, v = r[:-1], v[:-1]
         keep = keeps[:, here]
         # index_select and scatter_ on flat indices stay on one thread; x[index] and take do not.
         for j, is_token, reward, value in _pieces(step, keep, r, v):
@@ -188,8 +190,8 @@ def packed_gae(
 def _solve(
     r: Float[Tensor, "chunk chunks"],
     v: Float[Tensor, "chunk chunks"],
-    s: Float[Tensor, "chunk chunks"],
-    p: Float[Tensor, "chunk chunks"],
+    s: Float[Tensor, "chunk+1 chunks"],
+    p: Float[Tensor, "chunk+1 chunks"],
     keep: Bool[Tensor, "chunk chunks"],
     lam: Float[Tensor, " chunks"],
     linked: Float[Tensor, " chunks"],
@@ -201,8 +203,8 @@ def _solve(
     Args:
         r: rewards; on return, advantages.
         v: values.
-        s: room for S_t.
-        p: room for the product of the coefficients from t to the end of its chunk.
+        s: room for S_t, and for what the end of the chunk is handed.
+        p: room for the product of the coefficients from t to the end of the chunk.
         keep: the mask.
         lam: λ of each chunk.
         linked: 1 where the next chunk continues the same row, else 0.
@@ -214,24 +216,21 @@ def _solve(
     """
     zero, one = lam.new_zeros(()), lam.new_ones(())
     decay, bootstrap = gamma * lam, gamma * (1 - lam)
-    for reward, value, handed, product, here in _pieces(r, v, s, p, keep):
+    for reward, value, handed, product, here in _pieces(r, v, s[:-1], p[:-1], keep):
         # where and not a multiplication: what is masked may be NaN, and 0 · NaN = NaN.
         torch.mul(value, bootstrap, out=handed).addcmul_(reward, decay)
         torch.where(here, handed, zero, out=handed)
         torch.where(here, decay, one, out=product)
         reward.sub_(value)
+    s[-1], p[-1] = 0, 1
     s_rows, p_rows = s.unbind(), p.unbind()
-    for j in range(len(s) - 2, -1, -1):  # every chunk as if it were handed 0 by the next one
+    for j in range(len(r) - 2, -1, -1):  # every chunk as if the next one handed it 0
         s_rows[j].addcmul_(p_rows[j], s_rows[j + 1])
         p_rows[j].mul_(p_rows[j + 1])
     first = _suffix_scan(torch.cat([p[0] * linked, zero[None]]), torch.cat([s[0], after]))
     incoming = linked * first[1:]
-    r[-1].add_(incoming)
-    for handed, product in _pieces(s, p):
-        handed.addcmul_(product, incoming)
-    for reward, handed in _pieces(r[:-1], s[1:]):
-        reward.add_(handed)
-    for advantage, here in _pieces(r, keep):
+    for advantage, handed, product, here in _pieces(r, s[1:], p[1:], keep):
+        advantage.add_(handed).addcmul_(product, incoming)
         torch.where(here, advantage, zero, out=advantage)
     return first[:1]
 
