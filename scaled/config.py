@@ -110,7 +110,10 @@ def read_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
 
 
 def split_overrides(arguments: Sequence[str]) -> dict[str, str]:
-    """Turns `--key value`, `--key=value` and `key=value` into a dictionary of texts."""
+    """Turns `--key value`, `--key=value` and `key=value` into a dictionary of texts.
+
+    `--run-dir` is `run`: torchrun takes `--run` for a flag of its own, even behind the script's name.
+    """
     result, rest = {}, list(arguments)
     while rest:
         word = rest.pop(0)
@@ -119,7 +122,8 @@ def split_overrides(arguments: Sequence[str]) -> dict[str, str]:
             if not word.startswith("--") or not rest:
                 raise UserError(f"cannot read the override '{word}': write --key value or key=value.")
             text = rest.pop(0)
-        result[key.removeprefix("--").replace("-", "_")] = text
+        key = key.removeprefix("--").replace("-", "_")
+        result["run" if key == "run_dir" else key] = text
     return result
 
 

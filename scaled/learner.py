@@ -107,9 +107,9 @@ class DeepSpeedLearner:
     # -----------------------------------------------------------------------------------------------------
 
     def outputs(self, rows: Rollout, entropy: bool) -> Outputs:
-        """Packed forward pass over one micro-batch that lies on the device; outputs are padded [rows, time]."""
+        """Packed forward pass over one micro-batch; outputs are padded [rows, time], on the device."""
         width = rows.tokens.shape[1]
-        result = self.run(pack(rows.tokens.cpu(), rows.totals.cpu(), self.device), entropy)
+        result = self.run(pack(rows.tokens, rows.totals, self.device), entropy)
         if self.kind == "critic":
             return {
                 "values": unpack(result[0], rows.totals, width, shift=True),
@@ -144,8 +144,7 @@ class DeepSpeedLearner:
             if i >= len(micro):
                 self.idle()
                 continue
-            rows = to_device(mine.rows(micro[i]), self.device)
-            for name, x in self.outputs(rows, entropy=True).items():
+            for name, x in self.outputs(mine.rows(micro[i]), entropy=True).items():
                 whole = found.setdefault(name, torch.zeros(mine.tokens.shape, dtype=x.dtype))
                 whole[torch.tensor(micro[i]), : x.shape[1]] = x.cpu()
         return self.give_back(found, origin, rollout)
@@ -162,8 +161,8 @@ class DeepSpeedLearner:
         for i in range(passes):
             self.engine.set_gradient_accumulation_boundary(i == passes - 1)
             if i < len(micro):
-                rows = to_device(mine.rows(micro[i]), self.device)
-                loss, part_sums, part_maxima = loss_fn(self.outputs(rows, False), rows)
+                rows = mine.rows(micro[i])
+                loss, part_sums, part_maxima = loss_fn(self.outputs(rows, False), to_device(rows, self.device))
                 for name, x in part_sums.items():
                     sums[name] = sums.get(name, torch.zeros_like(x)) + x
                 for name, x in part_maxima.items():
@@ -265,7 +264,7 @@ class DeepSpeedLearner:
         With float32 weights the files are those of `minivapo.local.LocalLearner.save`; with bfloat16 there
         is also `master.safetensors`. Large states are written by several ranks, to a file system they share.
         """
-        state = {name: x.cpu() for name, x in self.weights() if self.world.rank == 0 or x.numel() == 0}
+        state = {name: x.cpu() for name, x in self.weights() if self.world.rank == 0}
         if self.world.rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
             with quiet():
@@ -311,7 +310,7 @@ class DeepSpeedLearner:
             set_shard(p, fp32, None)
             for key in MOMENTS:
                 known = moments.has(f"{name}|{key}")
-                set_shard(p, moments.read(f"{name}|{key}", shape(p)) if known else torch.zeros(shape(p)), key)
+                set_shard(p, moments.read(f"{name}|{key}", shape(p)) if known else None, key)
             if moments.has(f"{name}|step"):
                 steps = int(moments.read(f"{name}|step", torch.Size([])))
         self.set_steps(steps)
@@ -329,7 +328,7 @@ class DeepSpeedLearner:
         self.engine.step()
         for p in self.model.parameters():
             for key in MOMENTS:
-                set_shard(p, torch.zeros(shape(p)), key)
+                set_shard(p, None, key)
         self.set_steps(0)
 
     def set_steps(self, steps: int) -> None:
@@ -420,20 +419,23 @@ def full(x: Tensor | None) -> Tensor:
     return x.detach().float().cpu().contiguous()
 
 
-def set_shard(p: Any, value: Tensor, key: str | None) -> None:
-    """Puts this rank's part of a whole fp32 tensor into its master weight (key None) or Adam moment."""
+def set_shard(p: Any, value: Tensor | None, key: str | None) -> None:
+    """Puts this rank's part of a whole fp32 tensor into its master weight (key None) or Adam moment; None is 0."""
     if hasattr(p, "ds_id"):
         # DeepSpeed's own setter for whole tensors fails where the size is no multiple of the ranks.
         part = safe_get_local_fp32_param(p) if key is None else safe_get_local_optimizer_state(p, key)
         assert part is not None
-        start = part.numel() * dist.get_rank()
-        mine = value.flatten()[start : start + part.numel()]
-        padded = nn.functional.pad(mine, (0, part.numel() - mine.numel())).to(part.device)
+        mine = torch.zeros(part.numel(), device=part.device)
+        if value is not None:
+            piece = value.flatten()[part.numel() * dist.get_rank() :][: part.numel()]
+            mine[: len(piece)] = piece.to(part.device)
         if key is None:
-            deepspeed.utils.safe_set_local_fp32_param(p, padded)
+            deepspeed.utils.safe_set_local_fp32_param(p, mine)
         else:
-            deepspeed.utils.safe_set_local_optimizer_state(p, padded, key)
-    elif key is None:
+            deepspeed.utils.safe_set_local_optimizer_state(p, mine, key)
+        return
+    value = torch.zeros(shape(p)) if value is None else value
+    if key is None:
         deepspeed.utils.safe_set_full_fp32_param(p, value)
     else:
         deepspeed.utils.safe_set_full_optimizer_state(p, value, key)

@@ -1,7 +1,7 @@
 """Trains on DeepSpeed and vLLM: `minivapo.vapo.train` behind one command for every rank.
 
     torchrun --standalone --nproc_per_node 2 -m scaled.train --config scaled/configs/smoke.yaml
-    torchrun --standalone --nproc_per_node 2 -m scaled.train --config FILE --run DIR --steps 3
+    torchrun --standalone --nproc_per_node 2 -m scaled.train --config FILE --run-dir DIR --steps 3
     torchrun --standalone --nproc_per_node 4 -m scaled.train --resume DIR
 
 Every key of the config file is a flag too. The run folder is that of `minivapo train`; a run can be resumed on

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import io
 import os
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,7 +39,7 @@ def start(timeout_minutes: float = 30.0) -> DistributedWorld:
     for key, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
         os.environ.setdefault(key, value)
     if "MASTER_PORT" not in os.environ:
-        os.environ["MASTER_PORT"] = "0" if os.environ["WORLD_SIZE"] == "1" else "29500"
+        os.environ["MASTER_PORT"] = str(free_port()) if os.environ["WORLD_SIZE"] == "1" else "29500"
     if ON_GPU:
         torch.cuda.set_device(local_device())
     if not dist.is_initialized():
@@ -46,6 +47,13 @@ def start(timeout_minutes: float = 30.0) -> DistributedWorld:
     # DeepSpeed finds the group and wraps it.
     deepspeed.init_distributed(dist_backend="nccl" if ON_GPU else "gloo", timeout=timeout, verbose=False)
     return DistributedWorld()
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 class DistributedWorld(World):

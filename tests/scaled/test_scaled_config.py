@@ -44,7 +44,8 @@ def test_overrides_are_flags_or_assignments():
     assert split_overrides(words) == {
         "steps": "3", "actor_lr": "1e-6", "dtype": "float32", "offload_optimizer": "true"
     }  # fmt: skip
-    job = read_job(ROOT / "scaled/configs/smoke.yaml", words)
+    job = read_job(ROOT / "scaled/configs/smoke.yaml", [*words, "--run-dir", "there"])
+    assert job.run == "there"
     assert (job.config.steps, job.config.actor_lr) == (3, 1e-6)
     assert (job.settings.dtype, job.settings.offload_optimizer) == ("float32", True)
     assert with_settings(job, {"token_budget": "77"}).settings.token_budget == 77

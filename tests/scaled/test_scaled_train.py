@@ -53,7 +53,7 @@ def finished(base, tmp_path_factory):
     """A run of two steps, never stopped."""
     require("deepspeed", "vllm")
     run = tmp_path_factory.mktemp("runs") / "finished"
-    words = ["--config", "scaled/configs/smoke.yaml", "--model", base, "--run", run, *SMALL]
+    words = ["--config", "scaled/configs/smoke.yaml", "--model", base, "--run-dir", run, *SMALL]
     done = torchrun(2, "-m", "scaled.train", *words)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
     return run
@@ -63,7 +63,7 @@ def finished(base, tmp_path_factory):
 def killed(base, finished, tmp_path_factory):
     """The same run, one of whose ranks is killed after its first step."""
     run = tmp_path_factory.mktemp("runs") / "killed"
-    words = ["-m", "scaled.train", "--config", "scaled/configs/smoke.yaml", "--model", base, "--run", run, *SMALL]
+    words = ["-m", "scaled.train", "--config", "scaled/configs/smoke.yaml", "--model", base, "--run-dir", run, *SMALL]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     job = subprocess.Popen(
         [*launcher, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
@@ -146,7 +146,7 @@ def test_resuming_on_another_number_of_ranks_goes_on_from_the_same_step(finished
 
 
 def test_a_second_run_in_the_same_folder_is_refused_in_one_line(finished, base):
-    words = ["--config", "scaled/configs/smoke.yaml", "--model", base, "--run", finished, *SMALL]
+    words = ["--config", "scaled/configs/smoke.yaml", "--model", base, "--run-dir", finished, *SMALL]
     done = torchrun(2, "-m", "scaled.train", *words)
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if line.startswith("scaled.train:")]
