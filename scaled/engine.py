@@ -13,7 +13,7 @@ import transformers
 from minivapo.data import Rollout, UserError
 from minivapo.local import load_tokenizer
 from minivapo.measure import Metrics
-from minivapo.vapo import Config, Progress
+from minivapo.vapo import Config, Progress, World
 from scaled.config import Settings
 from scaled.learner import DeepSpeedLearner
 from scaled.sampler import VllmSampler
@@ -45,7 +45,7 @@ class ScaledEngine:
         stop: Sequence[str] = (),
         critic: str | Path | None = None,
     ) -> None:
-        self.world = world
+        self.world: World = world
         self.progress = Progress()
         self.rollout: Rollout | None = None
         self.tokenizer = load_tokenizer(model)

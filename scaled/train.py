@@ -97,7 +97,7 @@ def resumed_job(run: Path, given: dict[str, str]) -> tuple[Job, dict[str, Any]]:
     from minivapo.run import read_config
 
     config, info = read_config(run)
-    settings = info.get("settings") or {"dtype": "float32"}
+    settings: dict[str, Any] = info.get("settings") or {"dtype": "float32"}
     names = {f.name for f in dataclasses.fields(Settings)}
     for key in given:
         if key not in names:
