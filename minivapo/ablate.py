@@ -39,14 +39,11 @@ PAPER: dict[str, float | None] = {
 }
 """Table 1 of the paper: AIME 2024, average of 32 samples. `grpo` is its DeepSeek-R1-Zero row."""
 
-PROTOCOL: dict[str, Any] = {}
-"""Constants of the miniature that differ from the presets, the same for every row (docs/protocol.md)."""
-
 EXTRA: dict[str, tuple[str, dict[str, Any]]] = {
-    "vapo-fixed-0.95": ("vapo", {"length_adaptive": False, "lam": 0.95}),
+    "vapo-fixed-0": ("vapo", {"length_adaptive": False, "lam": 0.0}),
     "vapo-fixed-0.99": ("vapo", {"length_adaptive": False, "lam": 0.99}),
     "vapo-fixed-1": ("vapo", {"length_adaptive": False, "lam": 1.0}),
-    "ppo-lam-0.95": ("ppo", {"lam": 0.95}),
+    "ppo-fixed-0": ("ppo", {"lam": 0.0}),
     "ppo-policy-critic": ("ppo", {"critic_init": "policy"}),
 }
 """Rows beyond the paper's table: name -> (preset, changed fields)."""
@@ -67,8 +64,8 @@ def row_config(row: str, seed: int, overrides: dict[str, Any]) -> Config:
     preset, changes = EXTRA.get(row, (row, {}))
     if preset not in PRESETS:
         raise UserError(f"there is no row '{row}'; choose from {', '.join([*PRESETS, *EXTRA])}.")
-    base = dataclasses.replace(PRESETS["vapo"], **(PROTOCOL | overrides))
-    # A preset is the fields it changes in `vapo`; the protocol's constants stay under it.
+    base = dataclasses.replace(PRESETS["vapo"], **overrides)
+    # A preset is the fields it changes in `vapo`; constants of the table stay under it.
     own = {
         f.name: getattr(PRESETS[preset], f.name)
         for f in dataclasses.fields(Config)

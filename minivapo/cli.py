@@ -167,9 +167,12 @@ def parse(kind: Any, *, args: list[str], prog: str, default: Any = None) -> Any:
             return tyro.cli(kind, args=args, prog=prog, **({} if default is None else {"default": default}))
     except SystemExit as stop:
         if stop.code:
-            lines = [line.strip("│╭╮╰╯ ") for line in box.getvalue().splitlines()[1:]]
-            first = next((i for i, line in enumerate(lines) if set(line) == {"─"}), len(lines))
-            what = " ".join(lines[:first]).removeprefix("Error parsing config: ").rstrip(".")
+            # A title, then blocks between rules; the box is drawn in ASCII where the terminal is.
+            lines = [line.strip("│╭╮╰╯| ") for line in box.getvalue().splitlines()[1:]]
+            rules = [i for i, line in enumerate(lines) if set(line) <= set("─-")]
+            start = 1 if rules[:1] == [0] else 0
+            first = next((i for i in rules if i >= start), len(lines))
+            what = " ".join(lines[start:first]).removeprefix("Error parsing config: ").rstrip(".")
             near = [line.split()[0] for line in lines[first:] if line.startswith("--")]
             hint = f"; perhaps you meant {' or '.join(near[:3])}" if what.startswith("Unrecognized") and near else ""
             print(f"minivapo: {what}{hint}. `{prog} --help` explains each flag.", file=sys.stderr)
@@ -692,7 +695,7 @@ def ablate_command(argv: Sequence[str]) -> int:
         """
 
         presets: tuple[str, ...] = tuple(ablate.PAPER)
-        """Rows: presets, or the extra rows vapo-fixed-0.95, vapo-fixed-0.99, vapo-fixed-1, ppo-lam-0.95,
+        """Rows: presets, or the extra rows vapo-fixed-0, vapo-fixed-0.99, vapo-fixed-1, ppo-fixed-0,
         ppo-policy-critic."""
         seeds: int = 5
         """Seeds of each row."""
