@@ -173,7 +173,7 @@ def parse(kind: Any, *, args: list[str], prog: str, default: Any = None) -> Any:
             start = 1 if rules[:1] == [0] else 0
             first = next((i for i in rules if i >= start), len(lines))
             what = " ".join(lines[start:first]).removeprefix("Error parsing config: ").rstrip(".")
-            near = [line.split()[0] for line in lines[first:] if line.startswith("--")]
+            near = [line.split()[0] for line in lines[first:] if line[:2] == "--" and line[2:3].isalpha()]
             hint = f"; perhaps you meant {' or '.join(near[:3])}" if what.startswith("Unrecognized") and near else ""
             print(f"minivapo: {what}{hint}. `{prog} --help` explains each flag.", file=sys.stderr)
         raise

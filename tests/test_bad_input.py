@@ -1,13 +1,14 @@
 """Mistakes of the user: a message of one or two lines, an exit code that is not 0, and nothing lost."""
 
 import dataclasses
+import io
 import threading
 import time
 
 import pytest
 import torch
 
-from minivapo.cli import main
+from minivapo.cli import COMMANDS, main
 from minivapo.data import UserError, judge
 from minivapo.local import LocalEngine
 from minivapo.tasks import TASKS, Chain, ChainSpec
@@ -67,7 +68,7 @@ def fails(capsys, tmp_path, monkeypatch):
         (["train", "--resume", "nowhere"], ["nowhere", "not a run folder"]),
         (["train", "--model", "no/such-model"], ["no/such-model", "no such folder"]),
         (["train", "--model", "/no/such/folder"], ["/no/such/folder", "there is no folder"]),
-        (["train", "--task", "gsm8k:missing.jsonl", "--model", "x"], ["missing.jsonl"]),
+        (["train", "--task", "gsm8k:missing.jsonl", "--model", "x"], ["cannot load", "'x'"]),
         (["sample", "/no/such/folder"], ["/no/such/folder"]),
         (["make-base", "new", "--task", "chian"], ["chian", "chain"]),
     ],
@@ -78,6 +79,22 @@ def test_mistakes_on_the_command_line(fails, argv, wanted):
     assert all(word in message for word in wanted), message
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_mistyped_flag_is_one_line_in_any_terminal(fails, monkeypatch, encoding):
+    """The parser draws boxes of Unicode or ASCII by the encoding of standard output."""
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="replace")
+    monkeypatch.setattr("sys.stdout", out)
+    message = fails("train", "--stps", "3")
+    assert message.startswith("minivapo: Unrecognized options: --stps, 3; perhaps you meant --steps")
+    assert message.endswith(". `minivapo train --help` explains each flag.\n")
+    assert fails("train", "--alpha", "0").startswith("minivapo: alpha is 0.0; it must be above 0")
+
+
+def test_missing_data_of_a_task_is_named(fails, tiny_model):
+    pytest.importorskip("datasets")
+    assert "missing.jsonl" in fails("train", "--task", "gsm8k:missing.jsonl", "--model", tiny_model)
+
+
 def test_without_arguments_the_help_is_shown(capsys):
     assert main([]) == 2
     assert "minivapo train" in capsys.readouterr().out
@@ -85,7 +102,7 @@ def test_without_arguments_the_help_is_shown(capsys):
     assert main(["--version"]) == 0
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "make-base", "report", "watch"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_its_flags(capsys, command):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
