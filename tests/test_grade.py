@@ -240,7 +240,7 @@ def test_the_kernel_stops_a_worker_inside_a_c_call_without_its_parent():
     """
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     done = subprocess.run(
-        [sys.executable, "-c", code, '["x", "y"]\n'],
+        [sys.executable, "-c", code, '["x+1", "y+1"]\n'],
         env={**os.environ, "PYTHONPATH": str(Path(grading.__file__).parent)},
         capture_output=True,
         timeout=300,
