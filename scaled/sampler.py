@@ -166,7 +166,7 @@ def make_llm(model: str | Path, config: Config, settings: Settings, ranks: int) 
         UserError: the model is too short for the responses asked for.
     """
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # external_launcher and in-process pushes need it
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     if not ON_GPU:
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or {"-h", "--help"} & set(words):
         print(__doc__)
         return 0 if words else 2
+    # Notices of libraries about each other, said once by every rank.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     words = [word for word in words if not word.startswith("--local_rank")]  # older launchers add it
     rank = int(os.environ.get("RANK", "0"))
     with one_line_end(rank):
@@ -67,9 +71,8 @@ def run_rank(words: Sequence[str], rank: int) -> None:
     task = make_task(job.task, **options)
     run = world.agree(lambda: run_folder(job, resume, options))
     tick("building the engine")
-    engine = ScaledEngine(
-        default_model(job), job.config, job.settings, world, stop=task.stop, critic=job.critic or None
-    )
+    model = str(run / "base") if (run / "base").exists() else default_model(job)
+    engine = ScaledEngine(model, job.config, job.settings, world, stop=task.stop, critic=job.critic or None)
     lines = run_training(
         job.config, task, engine, run, resume=resume is not None, save_every=int(own.get("save_every", "1"))
     )
@@ -117,13 +120,30 @@ def run_folder(job: Job, resume: Path | None, options: dict[str, Any]) -> Path:
         return resume
     name = f"{job.task.partition(':')[0]}-{job.preset}-{job.config.seed}"
     run = Path(job.run) if job.run else new_run_folder(Path("runs"), name)
+    model = default_model(job)
+    if not job.model and needs_widening(model):
+        model = str(run / "base")
     info = {
-        "preset": job.preset, "task": job.task, "task_options": options, "model": default_model(job),
+        "preset": job.preset, "task": job.task, "task_options": options, "model": model,
         "critic": job.critic, "settings": dataclasses.asdict(job.settings),
         "ranks": int(os.environ.get("WORLD_SIZE", "1")),
     }  # fmt: skip
     write_config(run, job.config, info)
+    if model == str(run / "base"):
+        from scaled.widen import widen
+
+        widen(default_model(job), run / "base")
     return run
+
+
+def needs_widening(model: str) -> bool:
+    """True for an embedded base whose heads are too narrow for vLLM on this machine's CPU."""
+    import torch
+    import transformers
+
+    from scaled.widen import NARROWEST
+
+    return not torch.cuda.is_available() and transformers.AutoConfig.from_pretrained(model).head_dim < NARROWEST
 
 
 def default_model(job: Job) -> str:

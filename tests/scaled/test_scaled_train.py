@@ -19,26 +19,6 @@ SMALL = [
 TIMES = ("time/", "samples")
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    """An untrained base for the chain task, with heads wide enough for vLLM's CPU attention."""
-    import transformers
-
-    from minivapo.local import load_tokenizer
-
-    folder = tmp_path_factory.mktemp("base") / "chain"
-    tokenizer = load_tokenizer(ROOT / "minivapo" / "bases" / "chain")
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=512, tie_word_embeddings=True, initializer_range=0.1,
-        pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 def lines(run) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
@@ -49,21 +29,21 @@ def numbers(run) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def finished(base, tmp_path_factory):
+def finished(tmp_path_factory):
     """A run of two steps, never stopped."""
     require("deepspeed", "vllm")
     run = tmp_path_factory.mktemp("runs") / "finished"
-    words = ["--config", "scaled/configs/smoke.yaml", "--model", base, "--run-dir", run, *SMALL]
+    words = ["--config", "scaled/configs/smoke.yaml", "--run-dir", run, *SMALL]
     done = torchrun(2, "-m", "scaled.train", *words)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
     return run
 
 
 @pytest.fixture(scope="module")
-def killed(base, finished, tmp_path_factory):
+def killed(finished, tmp_path_factory):
     """The same run, one of whose ranks is killed after its first step."""
     run = tmp_path_factory.mktemp("runs") / "killed"
-    words = ["-m", "scaled.train", "--config", "scaled/configs/smoke.yaml", "--model", base, "--run-dir", run, *SMALL]
+    words = ["-m", "scaled.train", "--config", "scaled/configs/smoke.yaml", "--run-dir", run, *SMALL]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     job = subprocess.Popen(
         [*launcher, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
@@ -145,8 +125,8 @@ def test_resuming_on_another_number_of_ranks_goes_on_from_the_same_step(finished
     assert again[-1]["step"] == 2 and again[-1].keys() == expected[-1].keys()
 
 
-def test_a_second_run_in_the_same_folder_is_refused_in_one_line(finished, base):
-    words = ["--config", "scaled/configs/smoke.yaml", "--model", base, "--run-dir", finished, *SMALL]
+def test_a_second_run_in_the_same_folder_is_refused_in_one_line(finished):
+    words = ["--config", "scaled/configs/smoke.yaml", "--run-dir", finished, *SMALL]
     done = torchrun(2, "-m", "scaled.train", *words)
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if line.startswith("scaled.train:")]
