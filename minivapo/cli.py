@@ -129,6 +129,7 @@ def run_train(args: Any) -> int:
         task_name, model, critic = info["task"], info["model"], info["critic"]
         options, engine_options = info["task_options"], info.get("engine_options", engine_options)
     task, model = load_task(task_name, options, model, config.max_prompt_tokens)
+    task.train_problems(0, 1, config.seed)  # a task for evaluation only is refused before any weights load
     stop = (*task.stop, *engine_options["stop"])
     engine = LocalEngine(
         model, config, device=pick_device(args.device), critic=critic, **(engine_options | {"stop": stop})
@@ -604,6 +605,7 @@ def run_reward_model(args: Any) -> int:
     if config.reward_model_steps < 1:
         raise UserError("reward_model_steps is 0; there would be nothing to train.")
     task, model, stop = None, args.model, args.stop
+    rollouts: Any = None
     if args.pairs is None:
         options = {"template": args.template} if args.template else {}
         task, model = load_task(args.task, options, args.model, config.max_prompt_tokens)

@@ -1,5 +1,6 @@
 """minivapo eval: statistics, resumption, and what it refuses."""
 
+import importlib.util
 import json
 import math
 from itertools import combinations
@@ -158,6 +159,7 @@ def test_bad_flags(words, text, tiny_model, tmp_path, capsys):
 def test_a_missing_model_and_a_missing_vllm(tiny_model, tmp_path, capsys, monkeypatch):
     assert evaluate(tmp_path / "nowhere", tmp_path / "r.json") == 1
     assert "no folder" in capsys.readouterr().err
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name == "vllm" else find(name, *rest))
     assert evaluate(tiny_model, tmp_path / "r.json", "--sampler", "vllm") == 1
     assert "needs vLLM" in capsys.readouterr().err
