@@ -173,6 +173,13 @@ def make_llm(model: str | Path, config: Config, settings: Settings, ranks: int) 
         torch._dynamo.config.disable = True  # small helpers of vLLM would be compiled for a minute
     from vllm import LLM
 
+    if not ON_GPU and settings.tensor_parallel > 1:
+        from vllm.distributed.device_communicators.cpu_communicator import CpuCommunicator
+
+        # Trap: under external_launcher its shared memory has one name for all jobs of a machine, and a job that was
+        # killed leaves it behind: every later job fails. Without it the ranks speak over gloo.
+        CpuCommunicator._all_group_ranks_share_shm_group_name = lambda self: False
+
     length = config.max_prompt_tokens + config.max_new_tokens
     with torch.random.fork_rng(devices=[]):
         try:

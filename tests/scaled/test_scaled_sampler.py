@@ -21,7 +21,7 @@ def found(request, models, tmp_path_factory):
 
 
 def test_after_a_push_log_probs_are_the_learners_and_without_one_they_are_not(found):
-    bound = 0.1 if found["bf16"] else 1e-4
+    bound = 0.25 if found["bf16"] else 1e-4  # bf16 keeps three digits, and these logits reach ±10
     assert found["after_push"] < bound
     assert found["after_second_push"] < bound
     assert found["raw_logprobs"] < bound  # of a tempered and truncated sample: still the policy's own
