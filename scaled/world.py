@@ -26,16 +26,23 @@ def local_device() -> torch.device:
 
 
 def start(timeout_minutes: float = 30.0) -> DistributedWorld:
-    """Joins the process group that torchrun, deepspeed or srun described in the environment; idempotent.
-
-    CPU tensors travel over gloo, CUDA tensors over NCCL. A rank that waits for the others longer than the
-    timeout raises, so that a dead or hung rank ends the job.
-    """
+    """Joins the ranks, and makes DeepSpeed use the same process group; idempotent."""
     import deepspeed
 
     # Without this the CPU build compiles a shared-memory op for a minute at the first start.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    world = join(timeout_minutes)
     timeout = datetime.timedelta(minutes=timeout_minutes)
+    deepspeed.init_distributed(dist_backend="nccl" if ON_GPU else "gloo", timeout=timeout, verbose=False)
+    return world
+
+
+def join(timeout_minutes: float = 30.0) -> DistributedWorld:
+    """Joins the process group that torchrun, deepspeed or srun described in the environment.
+
+    CPU tensors travel over gloo, CUDA tensors over NCCL. A rank that waits for the others longer than the
+    timeout raises, so that a dead or hung rank ends the job.
+    """
     for key, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
         os.environ.setdefault(key, value)
     if "MASTER_PORT" not in os.environ:
@@ -43,9 +50,8 @@ def start(timeout_minutes: float = 30.0) -> DistributedWorld:
     if ON_GPU:
         torch.cuda.set_device(local_device())
     if not dist.is_initialized():
+        timeout = datetime.timedelta(minutes=timeout_minutes)
         dist.init_process_group("cpu:gloo,cuda:nccl" if ON_GPU else "gloo", timeout=timeout)
-    # DeepSpeed finds the group and wraps it.
-    deepspeed.init_distributed(dist_backend="nccl" if ON_GPU else "gloo", timeout=timeout, verbose=False)
     return DistributedWorld()
 
 

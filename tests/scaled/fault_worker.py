@@ -12,13 +12,13 @@ import torch
 
 from minivapo.data import NonFiniteError, UserError
 from scaled.watch import one_line_end, start_watchdog, tick
-from scaled.world import start
+from scaled.world import join
 
 case, timeout = sys.argv[1], float(sys.argv[2])
 pause = float(sys.argv[3]) if len(sys.argv) > 3 else 0.0
 rank = int(os.environ["RANK"])
 with one_line_end(rank):
-    world = start(max(timeout * 4 / 60, 1.0))
+    world = join(max(timeout * 4 / 60, 1.0))
     start_watchdog(timeout, rank)
     for step in range(40 if pause else 4):
         tick(f"step {step}")

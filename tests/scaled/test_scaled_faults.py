@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from launch import HERE, ROOT, environment, require, torchrun
+from launch import HERE, ROOT, environment, torchrun
 
 WORKER = HERE / "fault_worker.py"
 REASONS = {
@@ -22,7 +22,6 @@ REASONS = {
 
 @pytest.mark.parametrize("case", REASONS)
 def test_a_failing_rank_ends_the_job_with_its_reason(case):
-    require("deepspeed")
     start = time.monotonic()
     done = torchrun(2, WORKER, case, 6 if case == "hang" else 60, timeout=200)
     assert time.monotonic() - start < 150
@@ -51,7 +50,6 @@ def host(namespace, node: int, pause: float) -> subprocess.Popen:
 
 
 def test_two_hosts_work_together(namespaces):
-    require("deepspeed")
     hosts = [host(namespaces[i], i, 0) for i in (0, 1)]
     outs = [h.communicate(timeout=200) for h in hosts]
     assert [h.returncode for h in hosts] == [0, 0], outs
@@ -59,7 +57,6 @@ def test_two_hosts_work_together(namespaces):
 
 
 def test_the_loss_of_a_host_ends_the_other_with_a_reason(namespaces):
-    require("deepspeed")
     hosts = [host(namespaces[i], i, 1.0) for i in (0, 1)]
     seen = [hosts[0].stdout.readline() for _ in range(2)]
     assert "step 1: 2 ranks" in seen[1], (seen, hosts[0].stderr.read() if hosts[0].poll() is not None else "")
