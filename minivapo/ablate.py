@@ -49,7 +49,7 @@ EXTRA: dict[str, tuple[str, dict[str, Any]]] = {
 """Rows beyond the paper's table: name -> (preset, changed fields)."""
 
 EVALUATION_PROBLEMS = 2048
-COLUMNS = (
+COLUMNS: tuple[str, ...] = (
     "preset", "seed", "base", "accuracy", "accuracy_short", "accuracy_mid", "accuracy_long", "base_accuracy",
     "response_length", "steps", "samples", "tokens", "cpu_seconds", "commit",
 )  # fmt: skip

@@ -122,7 +122,11 @@ def run_train(args: Any) -> int:
 
     config, task_name, model, critic = args.config, args.task, args.model, args.critic
     options = {"template": args.template} if args.template else {}
-    engine_options = {"autocast": args.bf16, "save_memory": args.save_memory, "sample_batch": args.sample_batch}
+    engine_options: dict[str, Any] = {
+        "autocast": args.bf16,
+        "save_memory": args.save_memory,
+        "sample_batch": args.sample_batch,
+    }
     engine_options["stop"] = list(args.stop)
     if args.resume is not None:
         config, info = read_config(args.resume)
@@ -130,10 +134,8 @@ def run_train(args: Any) -> int:
         options, engine_options = info["task_options"], info.get("engine_options", engine_options)
     task, model = load_task(task_name, options, model, config.max_prompt_tokens)
     task.train_problems(0, 1, config.seed)  # a task for evaluation only is refused before any weights load
-    stop = (*task.stop, *engine_options["stop"])
-    engine = LocalEngine(
-        model, config, device=pick_device(args.device), critic=critic, **(engine_options | {"stop": stop})
-    )
+    stops: dict[str, Any] = {"stop": (*task.stop, *engine_options["stop"])}
+    engine = LocalEngine(model, config, device=pick_device(args.device), critic=critic, **(engine_options | stops))
     set_threads(args.threads, engine)
     if args.resume is None:
         run = args.run or new_run_folder(Path("runs"), f"{task_name.partition(':')[0]}-{args.preset}-{config.seed}")
@@ -373,18 +375,18 @@ def resolve_source(
         config, info = read_config(folder)
         same_task = task is None or task == info["task"]
         options = options or (info["task_options"] if same_task else {})
-        model, task = str(find_checkpoint(folder) / "actor"), task or info["task"]
+        model, name = str(find_checkpoint(folder) / "actor"), str(task or info["task"])
     else:
-        model, task = locate(source, "actor"), task or "chain"
+        model, name = locate(source, "actor"), task or "chain"
         with explain_loading(model, "configuration"):
             shape = transformers.AutoConfig.from_pretrained(model)
         context = getattr(shape, "max_position_embeddings", None) or 2**20
         prompt = min(512, context // 2)
         config = Config(max_prompt_tokens=prompt)
-        new = max_new_tokens or (config.max_new_tokens if task in TASKS else 4096)
+        new = max_new_tokens or (config.max_new_tokens if name in TASKS else 4096)
         max_new_tokens = max_new_tokens or min(new, context - prompt)
     new = config.max_new_tokens if max_new_tokens is None else max_new_tokens
-    return model, task, dataclasses.replace(config, max_new_tokens=new, overlong_buffer=0), options
+    return model, name, dataclasses.replace(config, max_new_tokens=new, overlong_buffer=0), options
 
 
 def sampling_only(config: Any) -> Any:
@@ -604,8 +606,9 @@ def run_reward_model(args: Any) -> int:
     config = dataclasses.replace(args.config, advantage="gae", dynamic_sampling=0, kl_coef=0.0)
     if config.reward_model_steps < 1:
         raise UserError("reward_model_steps is 0; there would be nothing to train.")
-    task, model, stop = None, args.model, args.stop
+    task: Any = None
     rollouts: Any = None
+    model, stop = args.model, args.stop
     if args.pairs is None:
         options = {"template": args.template} if args.template else {}
         task, model = load_task(args.task, options, args.model, config.max_prompt_tokens)
