@@ -51,7 +51,7 @@ def pick(findings: dict, prefix: str, stage: int) -> dict:
 def test_updates_equal_the_local_engines(found, ranks, stage, case):
     case = pick(found(ranks), case, stage)
     assert case["weights"] < 1e-6
-    assert case["update"] < 1e-2  # Adam magnifies the rounding of gradients near 0
+    assert case["update"] < 1e-3  # of its length; Adam magnifies the rounding of gradients near 0
     assert case["metrics"] < 1e-5
     assert case["version"][0] == case["version"][1]
     assert 1 <= case["imbalance"] < 1.5
