@@ -209,7 +209,8 @@ def encode_prompt(tokenizer: Any, prompt: str, max_tokens: int) -> list[int]:
 
 def response_text(tokenizer: Any, sample: Sample) -> str:
     """The text that the verifier judges: the response without special tokens."""
-    return tokenizer.decode(sample.tokens, skip_special_tokens=True)
+    # Some tokenizers tidy up spaces by default: "( 1 , 2 )" would be judged as another text than was written.
+    return tokenizer.decode(sample.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def pad_id(tokenizer: Any) -> int:

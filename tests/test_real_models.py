@@ -265,7 +265,7 @@ def test_critics_from_any_checkpoint(kind, tmp_path, caplog):
         caplog.clear()
         folder = save_model(tmp_path / f"{head}{labels}", tokenizer, kind, head, num_labels=labels)
         critic = load_critic(folder)
-        found[head, labels] = float(critic.score.weight.abs().sum()), caplog.text
+        found[head, labels] = critic.score.weight.abs().sum().item(), caplog.text
         assert critic.score.bias.item() == 0
     assert found["CausalLM", 2][0] == 0 and "score.weight" in found["CausalLM", 2][1]
     weight, message = found["SequenceClassification", 1]
