@@ -31,8 +31,8 @@ CURVE_BYTES = 900_000
 SAMPLE_BYTES = 1_500_000
 ASSETS = Path(__file__).parent / "report_assets"
 
-_PER_TOKEN = ("token_ids", "logprobs", "old_logprobs", "entropy", "values", "advantages", "returns", "rewards")
-_SHOWN = ("tokens", "logprobs", "old_logprobs", "entropy", "values", "advantages", "rewards")
+_SHOWN = ("logprobs", "old_logprobs", "new_logprobs", "entropy", "values", "advantages", "rewards")
+_PER_TOKEN = (*_SHOWN, "token_ids", "returns")
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -176,14 +176,9 @@ def check_sample(path: Path, line: bytes) -> dict[str, Any]:
     for name in _PER_TOKEN:
         if row.get(name) is not None and (not isinstance(row[name], list) or len(row[name]) != len(tokens)):
             raise UserError(f"{path}: `{name}` of a response of {len(tokens)} tokens must be a list of that length.")
-    kept = {k: v for k, v in row.items() if k not in _PER_TOKEN}
-    for name in _SHOWN:
-        values = row.get(name)
-        if name == "tokens":
-            kept[name] = [str(t) for t in tokens]
-        else:
-            kept[name] = None if values is None else [short(x, 8) for x in values]
-    return kept
+    kept = {k: v for k, v in row.items() if k not in _PER_TOKEN} | {"tokens": [str(t) for t in tokens]}
+    numbers = {name: row[name] for name in _SHOWN if row.get(name) is not None}
+    return kept | {name: [short(x, 8) for x in values] for name, values in numbers.items()}
 
 
 def short(x: Any, digits: int) -> float | int | None:

@@ -57,7 +57,8 @@ const QUANTITIES = {
   ratio: {
     label: "ratio ρ", diverging: true, of: (x) => x.ratio, scale: (v) => Math.log(v), show: (v) => Math.exp(v),
     reach: (x) => Math.max(Math.log(1.28), ...finite(x.ratio).map((v) => Math.abs(Math.log(v)))),
-    ends: ["less likely than when sampled", "more likely"],
+    ends: ["made less likely by the step", "made more likely"],
+    without: ["less likely to the learner than to the sampler", "more likely"],
   },
   logprob: {
     label: "log-prob", of: (x) => x.sample.logprobs, range: (x) => [Math.min(-1e-9, ...finite(x.sample.logprobs)), 0],

@@ -256,7 +256,9 @@
     x.delta = hasValues ? tdErrors(rewards, s.values, gamma) : null;
     x.delta1 = hasValues ? tdErrors(rewards, s.values, g0) : null;
     x.monteCarlo = hasValues ? gae(rewards, s.values, g0, 1) : null;
-    x.ratio = s.logprobs && s.old_logprobs ? s.logprobs.map((v, t) => Math.exp(v - s.old_logprobs[t])) : null;
+    // after the step π/π_old, where the run kept it; else how far the learner's policy is from the sampler's
+    const [above, below] = s.new_logprobs ? [s.new_logprobs, s.old_logprobs] : [s.old_logprobs, s.logprobs];
+    x.ratio = above && below ? above.map((v, t) => Math.exp(v - below[t])) : null;
     x.rewards = rewards;
     return x;
   }
@@ -293,7 +295,7 @@
     const hasValues = Array.isArray(s.values);
     for (const id of ["value", "delta"]) $("colour-" + id).disabled = !hasValues;
     $("colour-entropy").disabled = !s.entropy;
-    $("colour-ratio").disabled = !(s.logprobs && s.old_logprobs);
+    $("colour-ratio").disabled = !(s.old_logprobs && (s.logprobs || s.new_logprobs));
     if ($("colour-" + state.colour).disabled) { state.colour = "advantage"; $("colour-advantage").checked = true; }
     asTrained();
   }
@@ -339,7 +341,8 @@
     });
     const ramp = el("span", { class: "ramp", "aria-hidden": "true" });
     for (let i = 0; i < 11; i++) { const cell = el("i"); cell.style.background = `rgb(${scale.ramp(i / 10)})`; ramp.append(cell); }
-    $("x-legend").replaceChildren(`${quantity.label}: `, `${number(scale.low)} ${quantity.ends[0]}`, ramp, `${quantity.ends[1]} ${number(scale.high)}`);
+    const ends = quantity.of === QUANTITIES.ratio.of && !state.sample.new_logprobs ? quantity.without : quantity.ends;
+    $("x-legend").replaceChildren(`${quantity.label}: `, `${number(scale.low)} ${ends[0]}`, ramp, `${ends[1]} ${number(scale.high)}`);
   }
 
   /** The panel of one token. */
@@ -350,11 +353,13 @@
     $("x-numbers").replaceChildren(
       el("div", { class: "what" }, shown(s.tokens[t])),
       el("div", { class: "hint" }, `token ${t + 1} of ${T}` + (t === state.first ? " · here the reasoning first goes wrong" : "")),
-      el("table", {}, el("tbody", {},
+      el("table", {}, el("tbody", {}, ...[
         row("advantage Â", at(x.advantages), "advantage"), row("… as trained", at(x.trained), "trained"), row("TD error δ", at(x.delta), "delta"),
         row("value V(s) before it", at(s.values), "value"), row("value after it", number(next, 4), "next"), row("reward r", at(x.rewards), "reward"),
-        row("ratio ρ", at(x.ratio), "ratio"), row("log-prob", at(s.logprobs), "logprob"), row("… when trained on", at(s.old_logprobs), "old"), row("entropy", at(s.entropy), "entropy"),
-        row("weight of the verdict", s.values ? number((x.gamma * x.lam) ** (T - 1 - t), 3) : "–", "weight"))));
+        row(s.new_logprobs ? "ratio after the step" : "ratio learner/sampler", at(x.ratio), "ratio"), row("log-prob when sampled", at(s.logprobs), "logprob"), row("… by the learner", at(s.old_logprobs), "old"),
+        s.new_logprobs ? row("… after the step", at(s.new_logprobs), "new") : null, row("entropy", at(s.entropy), "entropy"),
+        row("weight of the verdict", s.values ? number((x.gamma * x.lam) ** (T - 1 - t), 3) : "–", "weight"),
+      ].filter(Boolean))));
     if (announce) $("x-live").textContent = `token ${t + 1}: ${QUANTITIES[state.colour].label} ${number((QUANTITIES[state.colour].of(x) || [])[t])}`;
   }
 

@@ -1,0 +1,82 @@
+"""Makes the README's pictures from the report of real runs, with headless Chromium.
+
+    python docs/make_screenshots.py RUN [RUN…]             # all runs together give the curves
+    python docs/make_screenshots.py RUN --explore 12       # this response of the first run in the explorer
+
+Needs `pip install playwright` and a Chromium (`apt-get install chromium`, or MINIVAPO_CHROMIUM=PATH).
+"""
+
+import argparse
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+
+from minivapo.report import make_report
+
+IMAGES = Path(__file__).parent / "images"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars"]
+
+
+def open_report(browser, path: Path, theme: str) -> Page:
+    """A page with the report, ready to be looked at."""
+    page = browser.new_page(viewport={"width": 1180, "height": 900}, color_scheme=theme, device_scale_factor=1.5)
+    page.set_default_timeout(300_000)
+    page.goto(path.resolve().as_uri())
+    page.wait_for_selector("html[data-ready]")
+    page.add_style_tag(
+        content="header { position: static !important } .controls.sticky { position: static !important }"
+    )
+    return page
+
+
+def settle(page: Page) -> None:
+    """Waits until everything in sight is drawn."""
+    page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    page.wait_for_timeout(500)
+
+
+def picture(page: Page, first: str, last: str, path: Path, margin: int = 14) -> None:
+    """A picture from the top of one element to the bottom of another."""
+    top = page.locator(first).first.bounding_box()
+    bottom = page.locator(last).first.bounding_box()
+    assert top and bottom, "the elements are not on the page"
+    scroll = page.evaluate("window.scrollY")
+    y = top["y"] + scroll - margin
+    clip = {"x": 0, "y": y, "width": 1180, "height": bottom["y"] + scroll + bottom["height"] + margin - y}
+    page.screenshot(path=path, full_page=True, clip=clip)
+    print(f"{path}: {path.stat().st_size // 1024} KB")
+
+
+def main() -> None:
+    """Writes docs/images/explorer-light.png, explorer-dark.png and curves.png."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--explore", type=int, help="number of the response in the explorer's list")
+    parser.add_argument("--out", type=Path, default=IMAGES)
+    args = parser.parse_args()
+    chromium = os.environ.get("MINIVAPO_CHROMIUM") or shutil.which("chromium")
+    args.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
+        report = make_report(args.runs, Path(folder) / "report.html")
+        browser = driver.chromium.launch(executable_path=chromium, args=FLAGS)
+        for theme in ("light", "dark"):
+            page = open_report(browser, report, theme)
+            if args.explore is not None:
+                page.select_option("#x-sample", str(args.explore))
+            settle(page)
+            picture(page, "#explorer-title", "#explorer", args.out / f"explorer-{theme}.png")
+            if theme == "light":
+                page.locator("#curves").scroll_into_view_if_needed()
+                for figure in page.locator("#charts > .grid > figure").all():
+                    figure.scroll_into_view_if_needed()
+                settle(page)
+                picture(page, "#curves-title", "#charts > .grid", args.out / "curves.png")
+            page.close()
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
