@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ html_theme = "furo"
 html_static_path = ["images"]
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx.ext.mathjax"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
-exclude_patterns = ["_build", "**.ipynb_checkpoints", "jupyter_execute"]
+exclude_patterns = ["_build", "results-notes.md", "**.ipynb_checkpoints", "jupyter_execute"]
 nb_execution_mode = "off"  # outputs are committed; the tests execute the notebooks
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
@@ -24,3 +25,16 @@ autodoc_typehints = "signature"
 autodoc_mock_imports = ["deepspeed", "vllm"]
 napoleon_google_docstring = True
 suppress_warnings = ["mystnb.unknown_mime_type", "misc.highlighting_failure"]
+
+
+def setup(app: object) -> None:
+    """Before the pages are read: the notebooks as pages, and the page of metrics from its one home."""
+    from minivapo.metrics_info import markdown
+
+    (HERE / "notebooks").mkdir(exist_ok=True)
+    for source in (HERE.parent / "notebooks").glob("[0-9i]*"):
+        shutil.copy(source, HERE / "notebooks" / source.name)
+
+    page, text = HERE / "metrics.md", markdown()
+    if not page.exists() or page.read_text() != text:
+        page.write_text(text)

@@ -516,7 +516,7 @@ Problem: {question}
 
 Solution:
 """
-"""For base models: the DAPO/VAPO setting's rule (a last line `Answer: …`) in our words."""
+"""For base models: the DAPO/VAPO setting's rule (a last line that starts with Answer) in our words."""
 
 CHAT_INSTRUCTION = (
     '{question}\n\nWork step by step, and end with a line of the form "Answer: X", where X is the final result alone.'

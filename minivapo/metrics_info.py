@@ -334,6 +334,20 @@ METRICS: dict[str, MetricInfo] = {
         "Rising again: overfitting or a learning rate too high.",
         "lower",
     ),
+    "actor/imbalance": MetricInfo(
+        "Imbalance over ranks (actor)",
+        "ratio",
+        "On a cluster: the busiest rank's work in a mini-batch over the mean (1 is perfect); the largest of the step.",
+        "Above about 1.2: ranks wait for each other; more responses a mini-batch balance better.",
+        "lower",
+    ),
+    "critic/imbalance": MetricInfo(
+        "Imbalance over ranks (critic)",
+        "ratio",
+        "On a cluster: the busiest rank's work in a mini-batch over the mean (1 is perfect); the largest of the step.",
+        "Above about 1.2: ranks wait for each other; more responses a mini-batch balance better.",
+        "lower",
+    ),
     # Time
     "time/sample": MetricInfo("Sampling", "seconds", "Sampling and judging the rollout.", ""),
     "time/forward": MetricInfo(
@@ -355,6 +369,20 @@ METRICS: dict[str, MetricInfo] = {
         "Response tokens trained on per second of the whole step.",
         "Falling at constant length: another process, or memory that swaps.",
         "higher",
+    ),
+    "time/straggler_share": MetricInfo(
+        "Lost to stragglers",
+        "share",
+        "On a cluster: share of the ranks' sampling time spent waiting for the slowest engine.",
+        "Above about 0.3: responses too unequal for so many small engines.",
+        "lower",
+    ),
+    "time/empty_slots": MetricInfo(
+        "Empty decode slots",
+        "share",
+        "On a cluster: share of vLLM's decode slots that stand empty while a batch drains.",
+        "Near 1: few long responses hold everyone up.",
+        "lower",
     ),
 }
 """Name, or pattern with one `*` at its end, -> what it means."""

@@ -75,11 +75,31 @@ def find_checkpoint(run: Path) -> Path:
     Raises:
         UserError: there is none, or a file is missing or altered.
     """
+    folder = checkpoint_folder(run)
+    verify_checkpoint(folder)
+    return folder
+
+
+def checkpoint_folder(run: Path) -> Path:
+    """Where a run's checkpoint is.
+
+    Raises:
+        UserError: there is none.
+    """
     folder = run / CHECKPOINT
     if not folder.exists() and (run / "checkpoint.old").exists():
         folder = run / "checkpoint.old"  # stopped between the two renames
     if not folder.exists():
         raise UserError(f"{run} has no checkpoint to resume from: start the run anew in another folder.")
+    return folder
+
+
+def verify_checkpoint(folder: Path) -> None:
+    """Compares a checkpoint's files with its manifest.
+
+    Raises:
+        UserError: a file is missing or altered.
+    """
     try:
         expected = json.loads((folder / "manifest.json").read_text())
     except (OSError, ValueError) as error:
@@ -92,13 +112,15 @@ def find_checkpoint(run: Path) -> Path:
             f"{folder} was altered or half-written ({', '.join(wrong[:3])} differ from manifest.json); "
             "restore these files, or start a new run. Nothing was changed."
         )
-    return folder
 
 
 def checksums(folder: Path) -> dict[str, str]:
     """SHA-256 of every file below a folder but its manifest, by relative path."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json")
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    found = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json"):
+        with path.open("rb") as file:  # in chunks: a checkpoint of 32B does not fit in memory
+            found[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def sync_to_disk(path: Path) -> None:
@@ -229,7 +251,10 @@ def run_training(
     writer = engine.world.rank == 0
     spent = 0.0
     if resume:
-        engine.load(find_checkpoint(run))
+        if writer:
+            verify_checkpoint(checkpoint_folder(run))
+        barrier(engine)
+        engine.load(checkpoint_folder(run))
         if writer:
             lines, step = engine.progress.lines, engine.progress.step
             keep_lines(run / "metrics.jsonl", lambda i, _: i < lines)

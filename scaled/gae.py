@@ -12,11 +12,9 @@ chunk is the same recurrence on tokens / CHUNK elements, solved by doubling in l
 products of γλ ∈ [0, 1] and never their inverses, so λ = 0, λ = 1 and powers that underflow need no care.
 
 **Rounding.** Everything is summed in float64 and rounded once to the dtype of the inputs. For float32 inputs
-and rows of up to 2²⁰ tokens, with
+and rows of up to 2²⁰ tokens the error of token t is at most 2⁻²⁴ abs(Â_t) + 2⁻³⁰ scale_t, with
 
-    scale_t = |r_t| + |V_t| + Σ_{k≥1} (γλ)^{k−1} (γ(1 − λ) |V_{t+k}| + γλ |r_{t+k}|),
-
-    |error_t| ≤ 2⁻²⁴ |Â_t| + 2⁻³⁰ scale_t,
+    scale_t = abs(r_t) + abs(V_t) + Σ_{k≥1} (γλ)^{k−1} (γ(1 − λ) abs(V_{t+k}) + γλ abs(r_{t+k})),
 
 which is half a unit in the last place and does not grow with the length. For float64 inputs the error is
 (3n + 40) 2⁻⁵³ scale_t when n tokens follow: (γλ)ⁿ repeats the rounding of γλ n times, here as in any loop.

@@ -94,3 +94,9 @@ def test_the_example_task_is_short_and_trains(tmp_path):
         PRESETS["grpo"], steps=1, batch_size=16, mini_batch=8, eval_problems=8, max_new_tokens=4
     )
     assert [m["step"] for m in train(config, task, LocalEngine(base, config))] == [0, 1]
+
+
+def test_the_metrics_page_is_what_its_one_home_says():
+    from minivapo.metrics_info import markdown
+
+    assert (ROOT / "docs/metrics.md").read_text() == markdown()
