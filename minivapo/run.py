@@ -256,6 +256,8 @@ def run_training(
         barrier(engine)
         engine.load(checkpoint_folder(run))
         if writer:
+            for leftover in {run / "checkpoint.new", run / "checkpoint.old"} - {checkpoint_folder(run)}:
+                shutil.rmtree(leftover, ignore_errors=True)  # of a save that was interrupted
             lines, step = engine.progress.lines, engine.progress.step
             keep_lines(run / "metrics.jsonl", lambda i, _: i < lines)
             keep_lines(run / "samples.jsonl", lambda _, record: record["step"] <= step)

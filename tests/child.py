@@ -12,7 +12,10 @@ OPERATIONS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir"}
 # A server process imports torch once; every child is a fork of it, made before any thread or autograd state exists.
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(
-    ["minivapo.local", "minivapo.run", "minivapo.tasks", "minivapo.cli", "minivapo.live", "minivapo.report", "tyro"]
+    [
+        *("minivapo.local", "minivapo.run", "minivapo.tasks", "minivapo.cli", "minivapo.live", "minivapo.report"),
+        *("tyro", "pytest", "transformers.models.llama.modeling_llama", "accelerate.utils", "deepspeed"),
+    ]
 )
 
 
