@@ -23,8 +23,7 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from minivapo import mechanisms as m
 from minivapo.base import BASES
 from minivapo.data import Rollout, derive_seed
@@ -41,6 +40,7 @@ from minivapo.vapo import (
     train_step,
 )
 
+ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "docs" / "results" / "mechanisms"
 WORK = ROOT / "runs" / "mechanisms"
 TASK = make_task("chain")
@@ -48,14 +48,17 @@ BASE = str(BASES / "chain")
 SIZE = {"batch_size": 192, "mini_batch": 32, "micro_batch": 32, "actor_lr": 3e-4, "critic_lr": 6e-4}
 CONFIG = dataclasses.replace(VAPO, **SIZE, alpha=1.0)
 REWARD_MODEL_ROLLOUTS, PRETRAINING_ROLLOUTS = 6, 12
-SEEDS = range(5)
+SEEDS = list(range(5))
 
 
 def main() -> None:
     """Runs the named parts."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help=f"of {', '.join(PARTS)}; default: all")
-    for name in parser.parse_args().parts or PARTS:
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="critics or runs of each kind")
+    arguments = parser.parse_args()
+    SEEDS[:] = range(arguments.seeds)
+    for name in arguments.parts or PARTS:
         begun, wall = time.process_time(), time.monotonic()
         PARTS[name]()
         print(f"{name}: {time.process_time() - begun:.0f} CPU-s, {time.monotonic() - wall:.0f} s", flush=True)
@@ -65,7 +68,7 @@ def write(name: str, part: str, rows: Sequence[dict[str, Any]]) -> None:
     """One CSV, its floats at five significant digits."""
     OUT.mkdir(parents=True, exist_ok=True)
     with (OUT / f"{name}.csv").open("w", newline="") as file:
-        file.write(f"# python benchmarks/mechanisms.py {part}; commit {git_commit()}\n")
+        file.write(f"# python benchmarks/mechanisms.py {part} --seeds {len(SEEDS)}; commit {git_commit()}\n")
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         for row in rows:
@@ -83,7 +86,7 @@ def engine_for(config: Config, model: str = BASE) -> LocalEngine:
 def mean_error(xs: Sequence[float]) -> tuple[float, float]:
     """Mean and its standard error."""
     x = torch.tensor(xs, dtype=torch.float64)
-    return float(x.mean()), float(x.std() / math.sqrt(len(x)))
+    return float(x.mean()), float(x.std() / math.sqrt(len(x))) if len(x) > 1 else math.nan
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -343,7 +346,7 @@ def sparse() -> None:
     task = m.ProblemSet(TASK, problems)
     engine = engine_for(dataclasses.replace(CONFIG, seed=5000))
 
-    drawn = [p for p in TASK.train_problems(0, 128, 5000)]
+    drawn = TASK.train_problems(0, 128, 5000)
     many = m.continue_prefixes(engine, TASK, drawn, [[] for _ in drawn], 32, seed=8).correct.view(-1, 32)
     hard = m.continue_prefixes(engine, TASK, problems, [[] for _ in problems], 32, seed=9).correct.view(-1, 32)
     rows = []

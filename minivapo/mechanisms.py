@@ -16,6 +16,7 @@ compared with what they estimate. The notebooks and `benchmarks/mechanisms.py` c
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -518,7 +519,7 @@ def samples_to_successes(correct: Sequence[bool], k: int) -> list[int]:
     """
     hits = np.flatnonzero(np.asarray(correct, dtype=bool))
     ends = [-1, *hits[k - 1 :: k].tolist()]
-    return [b - a for a, b in zip(ends, ends[1:], strict=False)]
+    return [b - a for a, b in itertools.pairwise(ends)]
 
 
 def read_table(path: Path) -> list[dict[str, Any]]:
