@@ -7,14 +7,19 @@ Needs `pip install playwright` and a Chromium (`apt-get install chromium`, or MI
 """
 
 import argparse
+import io
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
 
+from PIL import Image
 from playwright.sync_api import Page, sync_playwright
+from rich.console import Console
 
-from minivapo.report import make_report
+from minivapo.live import Board, Tail, newest_samples, view
+from minivapo.report import make_report, read_run
 
 IMAGES = Path(__file__).parent / "images"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars"]
@@ -38,6 +43,13 @@ def settle(page: Page) -> None:
     page.wait_for_timeout(500)
 
 
+def shrink(path: Path) -> None:
+    """256 colours are enough for a page of text: a third of the size."""
+    with Image.open(path) as image:
+        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    print(f"{path}: {path.stat().st_size // 1024} KB")
+
+
 def picture(page: Page, first: str, last: str, path: Path, margin: int = 14) -> None:
     """A picture from the top of one element to the bottom of another."""
     top = page.locator(first).first.bounding_box()
@@ -47,11 +59,32 @@ def picture(page: Page, first: str, last: str, path: Path, margin: int = 14) -> 
     y = top["y"] + scroll - margin
     clip = {"x": 0, "y": y, "width": 1180, "height": bottom["y"] + scroll + bottom["height"] + margin - y}
     page.screenshot(path=path, full_page=True, clip=clip)
-    print(f"{path}: {path.stat().st_size // 1024} KB")
+    shrink(path)
+
+
+def live_view(browser, run: Path, step: int, path: Path) -> None:
+    """A picture of the terminal as it was when the run had taken so many steps."""
+    lines = [line for line in Tail(run / "metrics.jsonl").read()[0] if line["step"] <= step]
+    clock = [0.0]
+    board = Board(read_run(run).config, now=lambda: clock[0])
+    for line in lines:
+        clock[0] += line.get("time/total", 3.0)
+        board.add(line)
+    board.sample = newest_samples(run)[0]
+    console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True)
+    console.print(view(board, f"MiniVAPO {run.resolve().name}", 100))
+    svg = re.sub(
+        r"@font-face \{.*?\}", "", console.export_svg(title="minivapo train"), flags=re.S
+    )  # they need a network
+    page = browser.new_page(viewport={"width": 1000, "height": 700}, device_scale_factor=1.5)
+    page.set_content(f"<body style='margin:0'>{svg.replace('Fira Code', 'DejaVu Sans Mono')}</body>")
+    page.locator("svg").first.screenshot(path=path, omit_background=True)
+    page.close()
+    shrink(path)
 
 
 def main() -> None:
-    """Writes docs/images/explorer-light.png, explorer-dark.png and curves.png."""
+    """Writes explorer-light.png, explorer-dark.png, curves.png and live.png."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--explore", type=int, help="number of the response in the explorer's list")
@@ -75,6 +108,8 @@ def main() -> None:
                 settle(page)
                 picture(page, "#curves-title", "#charts > .grid", args.out / "curves.png")
             page.close()
+        last = read_run(args.runs[0]).metrics[-1]["step"]
+        live_view(browser, args.runs[0], max(1, 2 * last // 3), args.out / "live.png")
         browser.close()
 
 

@@ -149,7 +149,7 @@ def read_samples(run: Run, budget: int) -> tuple[list[dict[str, Any]], int]:
         count = len(starts)
         while count:  # try ever fewer, evenly spaced, until they fit
             rows = [starts[round(i * (len(starts) - 1) / max(count - 1, 1))] for i in range(count)]
-            if sum(size for _, size in rows) > 12 * budget:  # far too many: do not even parse them
+            if count > 1 and sum(size for _, size in rows) > 1.5 * budget:  # too many: do not even parse them
                 count = count * 3 // 4
                 continue
             chosen = []

@@ -37,12 +37,15 @@ function inkOn(rgb) {
 /* Blue and orange of the Okabe-Ito palette: told apart with every common colour blindness. */
 const BLUE = [0, 114, 178], ORANGE = [230, 120, 0];
 
+/* Credit fades exponentially, so a linear scale shows the last few tokens alone; a square root shows the chain. */
+const ROOT = { scale: (v) => Math.sign(v) * Math.sqrt(Math.abs(v)), show: (s) => Math.sign(s) * s * s };
+
 /** What a token can be coloured by: how to get it, and from where to where its scale goes. */
 const QUANTITIES = {
   advantage: {
-    label: "advantage Â", diverging: true, of: (x) => x.advantages,
+    label: "advantage Â", diverging: true, ...ROOT, of: (x) => x.advantages,
     // wide enough for every λ at the run's γ, so that moving the slider changes colours and not their scale
-    reach: (x) => Math.max(peak(x.trained), peak(x.monteCarlo), peak(x.delta1), 1e-9),
+    reach: (x) => Math.sqrt(Math.max(peak(x.trained), peak(x.monteCarlo), peak(x.delta1), 1e-9)),
     ends: ["worse than expected", "better than expected"],
   },
   value: {
@@ -51,7 +54,7 @@ const QUANTITIES = {
     ends: ["expects a wrong answer", "expects a right one"], colour: BLUE,
   },
   delta: {
-    label: "TD error δ", diverging: true, of: (x) => x.delta, reach: (x) => Math.max(peak(x.delta1), 1e-9),
+    label: "TD error δ", diverging: true, ...ROOT, of: (x) => x.delta, reach: (x) => Math.sqrt(Math.max(peak(x.delta1), 1e-9)),
     ends: ["outlook fell", "outlook rose"],
   },
   ratio: {
@@ -83,7 +86,7 @@ function colourScale(quantity, x, surface) {
   if (quantity.diverging) {
     const reach = quantity.reach(x), scale = quantity.scale || ((v) => v), show = quantity.show || ((v) => v);
     const at = (s) => mix(surface, s < 0 ? ORANGE : BLUE, Math.min(1, Math.abs(s)));
-    return { at: (v) => at(scale(v) / reach), ramp: (u) => at(2 * u - 1), low: show(-reach), high: show(reach) };
+    return { at: (v) => at(scale(v) / reach), ramp: (u) => at(2 * u - 1), low: show(-reach), high: show(reach), half: [show(-reach / 2), show(reach / 2)] };
   }
   const [low, high] = quantity.range(x);
   const at = (u) => mix(surface, quantity.colour, Math.min(1, Math.max(0, quantity.flip ? 1 - u : u)));

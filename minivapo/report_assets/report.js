@@ -185,7 +185,7 @@
         text, hovertemplate: (share ? "%{y:.1%}" : "%{y:.4~g}") + (s.low ? " (%{text})" : "") + "<extra>%{fullData.name}</extra>" });
     }
     const names = { step: chart.spec.axis === "pretrain" ? "rollout of the fixed policy" : "step", samples: "responses sampled", "time/cpu_seconds": "processor seconds" };
-    plotly.react(chart.plot, traces, layout({ xaxis: { text: names[axis] }, yaxis: share ? { tickformat: ".0%", rangemode: "tozero" } : { tickformat: "~g" } }), PLOT);
+    plotly.react(chart.plot, traces, layout({ xaxis: { text: names[axis] }, yaxis: share ? { tickformat: "~%", rangemode: "tozero" } : { tickformat: "~g" } }), PLOT);
     chart.plot.dataset.drawn = "yes";
   }
   /** plotly reads a little HTML in names; a preset's name must stay text. */
@@ -281,6 +281,7 @@
       fact("length", el("b", {}, s.tokens.length), " tokens"), fact(s.terminated ? "ended by itself" : "cut off by the length limit"));
     const first = Number.isInteger(s.first_error) && s.first_error >= 0 && s.first_error < s.tokens.length ? s.first_error : null;
     state.first = first;
+    if (s.correct && first !== null) $("x-facts").append(fact("right by luck: the reasoning went wrong at token", el("b", {}, first + 1)));
     $("x-first").hidden = first === null;
     const nodes = [];
     s.tokens.forEach((token, t) => {
@@ -317,7 +318,7 @@
     for (const id of ["x-alpha", "x-alpha-n"]) $(id).disabled = !adaptive;
     for (const id of ["x-lam", "x-lam-n"]) $(id).disabled = adaptive;
     state.x = compute();
-    if (adaptive && hasValues) setPair("x-lam", Number(state.x.lam.toPrecision(6)));
+    if (adaptive && hasValues) setPair("x-lam", Number(state.x.lam.toPrecision(5)));
     $("x-note").textContent = !hasValues
       ? "This run has no value model: one advantage for the whole response, whatever λ."
       : `With γλ = ${number(state.x.gamma * state.x.lam, 4)} half of the credit is gone ${halfLife(state.x.gamma * state.x.lam)}.` +
@@ -342,7 +343,8 @@
     const ramp = el("span", { class: "ramp", "aria-hidden": "true" });
     for (let i = 0; i < 11; i++) { const cell = el("i"); cell.style.background = `rgb(${scale.ramp(i / 10)})`; ramp.append(cell); }
     const ends = quantity.of === QUANTITIES.ratio.of && !state.sample.new_logprobs ? quantity.without : quantity.ends;
-    $("x-legend").replaceChildren(`${quantity.label}: `, `${number(scale.low)} ${ends[0]}`, ramp, `${ends[1]} ${number(scale.high)}`);
+    const root = quantity.scale === ROOT.scale ? el("span", { title: `half of the colour at ±${number(scale.half[1])}` }, "(square-root scale)") : "";
+    $("x-legend").replaceChildren(`${quantity.label}: ${number(scale.low)} ${ends[0]}`, ramp, `${ends[1]} ${number(scale.high)}`, root);
   }
 
   /** The panel of one token. */
@@ -453,8 +455,9 @@
     themed.push(() => { paint(); drawTrace(); });
     // start where there is most to see: a late response with an error in it
     const run = runs[0];
-    const open = Math.max(run.rows.findLastIndex((s) => Number.isInteger(s.first_error) && s.first_error > 2), 0);
-    chooseRun(run, open);
+    const telling = (s) => Number.isInteger(s.first_error) && s.first_error > 2;
+    const wrong = run.rows.findLastIndex((s) => telling(s) && !s.correct && s.tokens.length <= 150);
+    chooseRun(run, wrong >= 0 ? wrong : Math.max(run.rows.findLastIndex(telling), 0));
   }
   window.minivapo = { gae, lengthAdaptiveLambda, tdErrors, state: () => state.x };
 
