@@ -544,7 +544,8 @@ def vllm_sampler(model: str, config: Any, settings: Any) -> Any:
 
     actor = Weights()
     ends = stop_ids(actor.model, load_tokenizer(model))
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     how = Settings(dtype=settings.dtype, sampler_sleep=False, sampler_memory=0.85)
     sampler = VllmSampler(model, config, how, DistributedWorld(), ends, settings.stop)
     sampler.sync(actor)

@@ -3,7 +3,10 @@
 import importlib.util
 import json
 import math
+import subprocess
+import sys
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -163,3 +166,17 @@ def test_a_missing_model_and_a_missing_vllm(tiny_model, tmp_path, capsys, monkey
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name == "vllm" else find(name, *rest))
     assert evaluate(tiny_model, tmp_path / "r.json", "--sampler", "vllm") == 1
     assert "needs vLLM" in capsys.readouterr().err
+
+
+@pytest.mark.timeout(900)
+def test_vllm_samples_from_the_same_weights(tmp_path):
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed")
+    rows = [{"problem": f"What is {i} + 70?", "answer": str(i + 70)} for i in range(2)]
+    (tmp_path / "aime.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    worker = Path(__file__).parent / "vllm_eval_worker.py"
+    subprocess.run([sys.executable, str(worker), str(tmp_path)], check=True, timeout=850, capture_output=True)
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["code"] == 0 and found["gap"] < 1e-4
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["settings"]["sampler"] == "vllm" and [len(p["lengths"]) for p in result["problems"]] == [4, 4]

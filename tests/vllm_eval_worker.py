@@ -1,0 +1,45 @@
+"""`minivapo eval --sampler vllm` in its own process: vLLM and a process group share none with other tests."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ.update(
+    OMP_NUM_THREADS="1", VLLM_CPU_OMP_THREADS_BIND="nobind", VLLM_ENABLE_V1_MULTIPROCESSING="0", HF_HUB_OFFLINE="1"
+)
+
+
+def main(folder: Path) -> None:
+    from real_models import qwen_tokenizer, save_model
+
+    from minivapo import cli
+    from minivapo.data import encode_prompt, make_rollout
+    from minivapo.local import LocalLearner, load_actor, load_tokenizer
+    from minivapo.vapo import Config
+
+    shape = {"hidden_size": 64, "intermediate_size": 80, "initializer_range": 0.2}  # heads of 32: vLLM on the CPU
+    model = str(save_model(folder / "model", qwen_tokenizer(), **shape))
+    found = {}
+    build = cli.vllm_sampler
+
+    def compare(name, config, settings):
+        """The weights that vLLM samples from are the folder's: its log-probs are those of the learner."""
+        sampler, tokenizer = build(name, config, settings), load_tokenizer(name)
+        prompt = encode_prompt(tokenizer, "What is 3 + 4?", 99)
+        samples = sampler.generate([prompt], 3, 0, 0)
+        rollout = make_rollout([prompt] * 3, samples, [0] * 3, 0)
+        learner = LocalLearner(load_actor(name), "actor", Config(), "cpu")
+        gap = (learner.forward(rollout)["logprobs"] - rollout.sampled_logprobs)[rollout.mask]
+        found["gap"] = gap.abs().max().item()
+        return sampler
+
+    cli.vllm_sampler = compare
+    words = ["--samples", "4", "--max-new-tokens", "12", "--sampler", "vllm", "--device", "cpu"]
+    words += ["--task", f"aime2024:{folder / 'aime.jsonl'}", "--out", str(folder / "result.json")]
+    found["code"] = cli.main(["eval", model, *words])
+    (folder / "found.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
