@@ -272,26 +272,33 @@ def run_training(
                 file.write(json.dumps(metrics) + "\n")
             if engine.rollout is not None and metrics["step"] > 0:
                 with (run / "samples.jsonl").open("a") as file:
-                    for record in sample_records(engine.rollout, engine.tokenizer, task, int(metrics["step"]), config):
+                    for record in sample_records(engine, task, int(metrics["step"]), config):
                         file.write(json.dumps(record) + "\n")
         if metrics["step"] % save_every == 0 or metrics["step"] == config.steps:
             save_checkpoint(engine, run)
         yield metrics
 
 
-def sample_records(
-    rollout: Rollout, tokenizer: Any, task: Task, step: int, config: Config, count: int = 4
-) -> list[dict[str, Any]]:
-    """Some responses of a rollout, right and wrong and of different lengths, with what is known of each token."""
+def sample_records(engine: Engine, task: Task, step: int, config: Config, count: int = 4) -> list[dict[str, Any]]:
+    """Some responses of the last rollout, right and wrong, of different lengths, with what is known of each token."""
+    rollout = engine.rollout
+    assert rollout is not None
     order = sorted(range(len(rollout)), key=lambda i: (bool(rollout.correct[i]), int(rollout.lengths[i])))
     picked = sorted({order[round(k * (len(order) - 1) / max(count - 1, 1))] for k in range(count)})
-    return [response_record(rollout, i, tokenizer, task, step, config) for i in picked]
+    rows = rollout.rows(picked)
+    rows.problems = [rollout.problems[i] for i in picked]
+    # Only rank 0 writes samples, and a forward pass over several ranks needs them all.
+    after = engine.actor.forward(rows)["logprobs"] if engine.world.size == 1 else None
+    return [response_record(rows, i, after, engine.tokenizer, task, step, config) for i in range(len(picked))]
 
 
 def response_record(
-    rollout: Rollout, row: int, tokenizer: Any, task: Task, step: int, config: Config
+    rollout: Rollout, row: int, after: torch.Tensor | None, tokenizer: Any, task: Task, step: int, config: Config
 ) -> dict[str, Any]:
-    """One response as a line of samples.jsonl; every list has one entry for each response token."""
+    """One response as a line of samples.jsonl; every list has one entry for each response token.
+
+    `after` holds the actor's log-probs [batch, time] after the step, where they are known.
+    """
     columns = slice(int(rollout.totals[row] - rollout.lengths[row]), int(rollout.totals[row]))
     problem: Problem = rollout.problems[row]
     ids = rollout.tokens[row, columns].tolist()
@@ -313,6 +320,7 @@ def response_record(
         "token_ids": ids,
         "logprobs": part(rollout.sampled_logprobs),
         "old_logprobs": part(rollout.old_logprobs),
+        "new_logprobs": part(after),
         "entropy": part(rollout.entropy),
         "values": part(rollout.values),
         "advantages": part(rollout.advantages),
