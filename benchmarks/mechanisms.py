@@ -29,7 +29,7 @@ from minivapo.base import BASES
 from minivapo.data import Rollout, derive_seed
 from minivapo.local import LocalEngine, LocalLearner, load_critic
 from minivapo.run import git_commit
-from minivapo.tasks import make_task
+from minivapo.tasks import FILLERS, make_task
 from minivapo.vapo import (
     GRPO,
     VAPO,
@@ -226,7 +226,7 @@ def write_value(table: dict[tuple[str, int], list[dict[str, float]]], shares: li
 
 LAMBDAS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0)
 ALPHAS = (0.05, 0.1, 0.3, 1.0)
-RESPONSES, TOKENS, FUTURES = 32, 3, 12
+RESPONSES, TOKENS, FUTURES = 40, 2, 16
 """Responses of each length group, tokens probed in each, continuations before and after each token."""
 
 
@@ -234,15 +234,18 @@ def probe_of(policy: str) -> dict[str, m.AdvantageProbe]:
     """Tokens of short and of long responses with their continuations."""
     path = WORK / "probe.pt"
     if not path.exists():
-        engine = engine_for(dataclasses.replace(CONFIG, group_size=1, seed=2000, batch_size=256), policy)
+        engine = engine_for(dataclasses.replace(CONFIG, group_size=1, seed=2000, batch_size=768), policy)
         rollout = collect(engine.actor.config, TASK, engine, "probe")
         found = {}
-        for name, low, high in (("short", 8, 26), ("long", 80, 321)):
-            keep = ((rollout.lengths >= low) & (rollout.lengths < high)).nonzero()[:RESPONSES, 0].tolist()
+        neutral = engine.tokenizer.convert_tokens_to_ids(list(FILLERS))
+        options = m.choices(rollout, rollout.sampled_logprobs, neutral)
+        generator = torch.Generator().manual_seed(7)
+        for name, low, high in (("short", 8, 26), ("long", 60, 321)):
+            fits = (rollout.lengths >= low) & (rollout.lengths < high)
+            keep = [i for i in fits.nonzero()[:, 0].tolist() if len(options[i]) >= TOKENS][:RESPONSES]
             rows = [i for i in keep for _ in range(TOKENS)]
-            generator = torch.Generator().manual_seed(7)
-            draws = torch.rand(len(rows), generator=generator)
-            positions = [int(u * (int(rollout.lengths[i]) - 1)) for u, i in zip(draws.tolist(), rows, strict=True)]
+            shuffled = [torch.randperm(len(options[i]), generator=generator)[:TOKENS].tolist() for i in keep]
+            positions = [options[i][j] for i, picks in zip(keep, shuffled, strict=True) for j in picks]
             found[name] = m.probe_advantages(engine, TASK, rollout, rows, positions, FUTURES, seed=3)
             print("probe", name, len(keep), float(rollout.correct[keep].double().mean()), flush=True)
         torch.save(found, path)
@@ -257,19 +260,19 @@ def lambdas() -> None:
     for seed in SEEDS:
         folder = critics(policy, seed)["pretrained"]
         for name, probe in probes.items():
-            values = critic_values(folder, probe.after)
+            values = critic_values(folder, probe.rollout)
             grid: list[tuple[str, float, Any]] = [("lambda", lam, lam) for lam in LAMBDAS]
-            grid += [("alpha", a, length_adaptive_lambda(probe.after.lengths, a)) for a in ALPHAS]
+            grid += [("alpha", a, length_adaptive_lambda(probe.rollout.lengths, a)) for a in ALPHAS]
             for kind, x, lam in grid:
                 errors = m.advantage_errors(probe, values, lam)
                 row: dict[str, Any] = {"responses": name, "critic_seed": seed, "kind": kind, "setting": x}
                 row["mean_lambda"] = float(torch.as_tensor(lam).mean())
                 row["mean_length"] = float(probe.lengths.double().mean())
-                for key in ("bias_squared", "variance", "error"):
-                    per_response = errors[key].view(-1, TOKENS).mean(1)  # the tokens of a response are not independent
+                for key in ("bias_squared", "variance", "baseline_squared", "truth_square"):
+                    per_response = errors[key].view(-1, TOKENS).mean(1)  # tokens of a response are not independent
                     row[key] = float(per_response.mean())
                     row[f"{key}_se"] = float(per_response.std() / math.sqrt(len(per_response)))
-                row["truth_square"] = float(errors["truth_square"].mean())
+                row |= {f"error_of_{n}": m.error_of_mean(errors, n) for n in (1, 10, 100)}
                 row["cosine"] = m.cosine(errors)
                 rows.append(row)
         write("advantage_error", "lambda", rows)
@@ -307,7 +310,7 @@ def clip() -> None:
                 critic_init=str(critic), value_pretrain_steps=0,
             )  # fmt: skip
             engine = engine_for(config)
-            for step in range(1, 9):
+            for step in range(1, 7):
                 metrics = train_step(config, TASK, engine)
                 engine.progress.step += 1
                 rows.append({"seed": seed, "clip_high": clip_high, "step": step} | {
@@ -385,7 +388,7 @@ def sparse() -> None:
                 critic_init=str(critics(BASE, seed)["pretrained"]), value_pretrain_steps=0,
             )  # fmt: skip
             engine = engine_for(config)
-            for step in range(1, 9):
+            for step in range(1, 7):
                 metrics = train_step(config, task, engine)
                 engine.progress.step += 1
                 rows.append(

@@ -7,7 +7,7 @@ compared with what they estimate. The notebooks and `benchmarks/mechanisms.py` c
     1 true value of a prefix                 §2        `true_values`
     2 bias of a critic along the response    §3.1      `value_bias`
     3 how far the reward reaches             §3.1 §4.1 `reward_weight`
-    4 bias and variance of advantages over λ §3.2 §4.2 `probe_advantages`, `advantage_errors`
+    4 bias and variance of advantages over λ §3.2 §4.2 `choices`, `probe_advantages`, `advantage_errors`
     5 gradient share by response length      §4.2      `gradient_share`
     6 who is clipped                         §4.3      `clipped_share`, `probability_ceiling`
     7 sparse rewards                         §3.3 §4.3 `mixed_share`, `samples_to_successes`, `ProblemSet`
@@ -34,6 +34,7 @@ from minivapo.data import (
     Sample,
     derive_seed,
     encode_prompt,
+    join,
     judge,
     make_rollout,
     pad_id,
@@ -270,7 +271,7 @@ def measured_reward_weight(length: int, lam: float, gamma: float = 1.0, seed: in
 
 @dataclass
 class AdvantageProbe:
-    """Tokens of real responses, each with continuations after it and the truth before and after it.
+    """Tokens of real responses with sampled continuations from before and from after each of them.
 
     Depends on the policy alone: one probe serves any critic, λ and α.
     """
@@ -279,25 +280,43 @@ class AdvantageProbe:
     """Length of the response that the token was taken from, in tokens."""
     positions: Int[Tensor, " tokens"]
     """t, counted from the start of the response."""
-    after: Rollout
-    """n rows for each token: prompt, response up to and including it, and a sampled continuation."""
-    before: Float[Tensor, "tokens n"]
-    """Outcomes (1 right, 0 wrong) of n continuations from the state before the token."""
+    n: int
+    """Continuations on each side of each token."""
+    rollout: Rollout
+    """2 · tokens · n rows, each a whole response: first n for each token that go on from the state before it (and
+    choose their own token there), then n for each that go on from after it."""
 
     @property
-    def n(self) -> int:
-        """Continuations for each token."""
-        return self.before.shape[1]
-
-    @property
-    def outcomes(self) -> Float[Tensor, "tokens n"]:
-        """Outcomes of the continuations after the token."""
-        return self.after.correct.view(-1, self.n).to(self.before.dtype)
+    def outcomes(self) -> Float[Tensor, "2 tokens n"]:
+        """Outcomes (1 right, 0 wrong) of the continuations from before and from after the token."""
+        return self.rollout.correct.view(2, -1, self.n).to(torch.get_default_dtype())
 
     @property
     def truth(self) -> Float[Tensor, " tokens"]:
         """A(s_t, a_t) = V(s_{t+1}) − V(s_t), as estimated from n continuations on either side."""
-        return self.outcomes.mean(1) - self.before.mean(1)
+        before, after = self.outcomes.mean(2)
+        return after - before
+
+
+def choices(rollout: Rollout, logprobs: Float[Tensor, "batch time"], neutral: Sequence[int]) -> list[list[int]]:
+    """For each response, the positions where the policy had a choice that may matter.
+
+    These are tokens of probability below 0.9 that are not neutral words. Advantages of all others are close to 0,
+    and a random token says little about how well advantages are estimated.
+
+    Args:
+        rollout: responses.
+        logprobs: log π of their tokens, in nats.
+        neutral: ids of tokens that are known not to matter.
+    """
+    fillers = torch.as_tensor(list(neutral), dtype=torch.long)
+    where = rollout.mask & (logprobs < math.log(0.9)) & ~torch.isin(rollout.tokens, fillers)
+    starts = (rollout.totals - rollout.lengths).tolist()
+    ends = (rollout.lengths - 1).tolist()
+    return [
+        [c - start for c in row.nonzero()[:, 0].tolist() if c - start < end]
+        for row, start, end in zip(where, starts, ends, strict=True)
+    ]
 
 
 def probe_advantages(
@@ -308,7 +327,7 @@ def probe_advantages(
     Args:
         engine, task: see `continue_prefixes`.
         rollout: responses of the same policy, with their problems.
-        rows, positions: the tokens: row of the rollout, and t in 0 … length − 2 (the last token has no state after it).
+        rows, positions: the tokens: row of the rollout, and t in 0 … length − 2 (no state follows the last token).
         n: continuations before and after each token; even, at least 4.
         seed: of the sampling.
 
@@ -321,10 +340,11 @@ def probe_advantages(
         raise ValueError(f"probe_advantages: n is {n} (even, ≥ 4), positions must lie in 0 … length − 2")
     problems = [rollout.problems[i] for i in rows]
     responses = [response_tokens(rollout, i) for i in rows]
-    starts = [[r[: t + shift] for r, t in zip(responses, positions, strict=True)] for shift in (0, 1)]
-    before = continue_prefixes(engine, task, problems, starts[0], n, derive_seed(seed, "before"))
-    after = continue_prefixes(engine, task, problems, starts[1], n, derive_seed(seed, "after"))
-    return AdvantageProbe(lengths, at, after, before.correct.view(-1, n).to(torch.get_default_dtype()))
+    parts = []
+    for shift in (0, 1):
+        starts = [r[: t + shift] for r, t in zip(responses, positions, strict=True)]
+        parts.append(continue_prefixes(engine, task, problems, starts, n, derive_seed(seed, shift)))
+    return AdvantageProbe(lengths, at, n, join(parts, pad_id(engine.tokenizer)))
 
 
 def probe_estimates(
@@ -332,20 +352,19 @@ def probe_estimates(
     values: Float[Tensor, "batch time"],
     lam: float | Float[Tensor, " batch"],
     gamma: float = 1.0,
-) -> Float[Tensor, "tokens n"]:
-    """Â_t of every probed token under each of its continuations, from `minivapo.vapo.gae`.
+) -> Float[Tensor, "2 tokens n"]:
+    """Â_t, from `minivapo.vapo.gae`, under every continuation from before and from after each probed token.
 
     Args:
         probe: from `probe_advantages`.
-        values: a critic's values of `probe.after`, in reward units.
-        lam: λ, one for all or one for each row of `probe.after` (as length-adaptive GAE gives it).
+        values: a critic's values of `probe.rollout`, in reward units.
+        lam: λ, one for all or one for each row of `probe.rollout` (as length-adaptive GAE gives it).
         gamma: discount per token.
     """
-    after = probe.after
-    advantages = gae(after.rewards, values, after.mask, gamma, lam)
-    return at_position(advantages, after, range(len(after)), probe.positions.repeat_interleave(probe.n).tolist()).view(
-        -1, probe.n
-    )
+    rollout = probe.rollout
+    advantages = gae(rollout.rewards, values, rollout.mask, gamma, lam)
+    positions = probe.positions.repeat_interleave(probe.n).repeat(2).tolist()
+    return at_position(advantages, rollout, range(len(rollout)), positions).view(2, -1, probe.n)
 
 
 def advantage_errors(
@@ -354,42 +373,61 @@ def advantage_errors(
     lam: float | Float[Tensor, " batch"],
     gamma: float = 1.0,
 ) -> dict[str, Float[Tensor, " tokens"]]:
-    """Error of Â_t against the true advantage, token by token, split into bias and variance (VAPO §3.2, §4.2).
+    """Error of Â_t against the true advantage, token by token, in three parts (VAPO §3.2, §4.2).
 
-    For a token, the continuations give draws of Â_t. Their variance is `variance`; the squared distance of their
-    mean from A is `bias_squared`. Both are free of the noise in A and in the mean: the bias is estimated twice,
-    from halves of the continuations that share nothing, and the two are multiplied (so single numbers can be
-    negative, and means over tokens are unbiased). `product` is Â A from such halves, `square` is Â², `truth_square`
-    is A², so that √(mean product)²/(mean square · mean truth_square) is the squared cosine between estimate and truth.
+    The error of one estimate, E (Â − A)², is the sum of
+      - `variance`: of Â over the continuations after the token;
+      - `baseline_squared`: (E[Â | s_t])², an error common to all actions of the state. As any baseline it does not
+        turn the policy gradient; like variance it is noise, and averages out over samples;
+      - `bias_squared`: (E[Â | s_t, a_t] − E[Â | s_t] − A)², the error in how actions compare. It alone remains
+        however many samples there are; 0 for λ = 1, whatever the critic.
+    The last two are free of the noise in A and in the means: each is estimated twice, from halves of the
+    continuations that share nothing, and the two are multiplied (so single numbers can be negative, and means over
+    tokens are unbiased). (Between bias and baseline there is a cross term, 0 on average over actions.)
 
     Args:
         probe, values, lam, gamma: see `probe_estimates`.
 
     Returns:
-        Tensors over tokens: bias_squared, variance, error (their sum), product, square, truth_square.
+        Tensors over tokens: variance, baseline_squared, bias_squared, truth_square (A²), square (Â²) and product
+        (Â A, for `cosine`).
     """
     estimates = probe_estimates(probe, values, lam, gamma).double()
+    outcomes = probe.outcomes.double()
     half = probe.n // 2
-    outcomes, before = probe.outcomes.double(), probe.before.double()
-    truths = [outcomes[:, s].mean(1) - before[:, s].mean(1) for s in (slice(half), slice(half, None))]
-    means = [estimates[:, s].mean(1) for s in (slice(half), slice(half, None))]
-    bias_squared = (means[0] - truths[0]) * (means[1] - truths[1])
-    variance = estimates.var(1)
+    parts = []
+    for s in (slice(half), slice(half, None)):
+        before, after = estimates[..., s].mean(2)
+        truth = outcomes[1, :, s].mean(1) - outcomes[0, :, s].mean(1)
+        parts.append({"truth": truth, "baseline": before, "bias": after - before - truth, "estimate": after})
+    one, two = parts
     return {
-        "bias_squared": bias_squared,
-        "variance": variance,
-        "error": bias_squared + variance,
-        "product": (means[0] * truths[1] + means[1] * truths[0]) / 2,
-        "square": estimates.square().mean(1),
-        "truth_square": truths[0] * truths[1],
+        "variance": estimates[1].var(1),
+        "baseline_squared": one["baseline"] * two["baseline"],
+        "bias_squared": one["bias"] * two["bias"],
+        "truth_square": one["truth"] * two["truth"],
+        "square": estimates[1].square().mean(1),
+        "product": (one["estimate"] * two["truth"] + two["estimate"] * one["truth"]) / 2,
     }
 
 
-def cosine(errors: dict[str, Float[Tensor, " tokens"]]) -> float:
-    """Cosine between estimated and true advantages over tokens: 1 is the truth up to scale, 0 is noise.
+def error_of_mean(errors: dict[str, Float[Tensor, " tokens"]], samples: int) -> float:
+    """Squared error of the mean of so many estimates of one advantage: bias² + (variance + baseline²) / samples.
 
-    It does not change when all advantages are scaled, as learning rates or whitening do: the share of the update
-    that points where it should.
+    A rollout sees the same decision many times, in other responses; what averages out matters less than what stays.
+
+    Args:
+        errors: from `advantage_errors`.
+        samples: how often the decision is seen.
+    """
+    noise = errors["variance"].mean() + errors["baseline_squared"].mean()
+    return float(errors["bias_squared"].mean() + noise / samples)
+
+
+def cosine(errors: dict[str, Float[Tensor, " tokens"]]) -> float:
+    """Cosine between single estimates and true advantages over tokens: 1 is the truth up to scale, 0 is noise.
+
+    It does not change when all advantages are scaled, as learning rates or whitening do.
 
     Args:
         errors: from `advantage_errors`.

@@ -123,13 +123,18 @@ def test_reward_weight_of_the_paper():
 
 
 def synthetic(n: int, tokens: int, seed: int = 0) -> tuple[m.AdvantageProbe, torch.Tensor]:
-    """A probe of 3-token responses probed at t = 1, with V(before) = 0.5, V(after) = 0.8, and exact values."""
+    """A probe of 3-token responses at t = 1, and exact values: V(before) = 0.5, V(after) = 0.8 for the probed action.
+
+    The policy takes that action half of the time; the other one leads to 0.2.
+    """
     generator = torch.Generator().manual_seed(seed)
-    after = make([3] * (n * tokens), (torch.rand(n * tokens, generator=generator) < 0.8).tolist())
-    before = (torch.rand(tokens, n, generator=generator) < 0.5).float()
-    values = torch.tensor([0.5, 0.5, 0.8]).repeat(n * tokens, 1)
-    full = torch.full((tokens,), 3)
-    return m.AdvantageProbe(full, torch.ones(tokens, dtype=torch.long), after, before), values
+    rows = n * tokens
+    good = torch.cat([torch.rand(rows, generator=generator) < 0.5, torch.ones(rows, dtype=torch.bool)])
+    after = torch.where(good, 0.8, 0.2)
+    rollout = make([3] * (2 * rows), (torch.rand(2 * rows, generator=generator) < after).tolist())
+    values = torch.stack([torch.full((2 * rows,), 0.5), torch.full((2 * rows,), 0.5), after], 1)
+    at = torch.ones(tokens, dtype=torch.long)
+    return m.AdvantageProbe(3 * at, at, n, rollout), values
 
 
 def test_advantage_errors_with_exact_values():
@@ -138,28 +143,38 @@ def test_advantage_errors_with_exact_values():
     zero, one = m.advantage_errors(probe, values, 0.0), m.advantage_errors(probe, values, 1.0)
     assert float(zero["variance"].max()) == pytest.approx(0, abs=1e-12)
     assert float(one["variance"].mean()) == pytest.approx(0.16, abs=0.01)
-    for errors in (zero, one):
-        assert float(errors["bias_squared"].mean()) == pytest.approx(
-            0, abs=0.004
-        )  # the noise of the truth is not in it
+    for errors in (zero, one):  # the noise of the truth is in none of these
+        assert float(errors["bias_squared"].mean()) == pytest.approx(0, abs=0.005)
+        assert float(errors["baseline_squared"].mean()) == pytest.approx(0, abs=0.005)
         assert float(errors["truth_square"].mean()) == pytest.approx(0.09, abs=0.01)
-    assert m.cosine(zero) == pytest.approx(1, abs=0.03)
+    assert m.cosine(zero) == pytest.approx(1, abs=0.05)
     assert m.cosine(one) == pytest.approx(0.3 / 0.5, abs=0.03)  # E[Â²] = 0.3² + 0.16 = 0.25
 
 
-def test_advantage_errors_of_a_wrong_critic():
-    """A critic 0.2 too high before the token: Â is 0.2 too low for any λ."""
+def test_a_wrong_baseline_is_no_bias():
+    """A critic 0.2 too high before the token: Â is 0.2 too low for every action and any λ."""
     probe, values = synthetic(n=8, tokens=4000, seed=1)
     values[:, 1] += 0.2
     for lam in (0.0, 1.0):
         found = m.advantage_errors(probe, values, lam)
-        assert float(found["bias_squared"].mean()) == pytest.approx(0.04, abs=0.006)
-        assert torch.allclose(found["error"], found["bias_squared"] + found["variance"])
+        assert float(found["baseline_squared"].mean()) == pytest.approx(0.04, abs=0.006)
+        assert float(found["bias_squared"].mean()) == pytest.approx(0, abs=0.005)
+
+
+def test_a_blind_critic_is_all_bias_at_lambda_0_and_none_at_1():
+    probe, values = synthetic(n=8, tokens=4000, seed=2)
+    values[:] = 0.5
+    zero, one = m.advantage_errors(probe, values, 0.0), m.advantage_errors(probe, values, 1.0)
+    assert float(zero["bias_squared"].mean()) == pytest.approx(0.09, abs=0.01) and m.cosine(zero) == 0
+    assert float(one["bias_squared"].abs().max()) == pytest.approx(0, abs=1e-12)
+    for errors in (zero, one):
+        expected = errors["bias_squared"].mean() + (errors["variance"] + errors["baseline_squared"]).mean() / 10
+        assert m.error_of_mean(errors, 10) == pytest.approx(float(expected))
 
 
 def test_probe_takes_a_lambda_for_each_row():
     probe, values = synthetic(n=4, tokens=5)
-    lam = length_adaptive_lambda(probe.after.lengths, 1.0)  # 1 − 1/3
+    lam = length_adaptive_lambda(probe.rollout.lengths, 1.0)  # 1 − 1/3
     assert torch.allclose(m.probe_estimates(probe, values, lam), m.probe_estimates(probe, values, 1 - 1 / 3))
 
 
@@ -167,13 +182,19 @@ def test_probe_samples_before_and_after_the_token(engine, chain, rollout):
     row = int(rollout.lengths.argmax())
     probe = m.probe_advantages(engine, chain, rollout, [row, row], [0, 2], n=4, seed=5)
     response = m.response_tokens(rollout, row)
-    assert len(probe.after) == 8 and probe.before.shape == (2, 4)
-    assert (
-        m.response_tokens(probe.after, 0)[:1] == response[:1] and m.response_tokens(probe.after, 4)[:3] == response[:3]
-    )
-    assert torch.allclose(probe.truth, probe.outcomes.mean(1) - probe.before.mean(1))
-    estimate = m.probe_estimates(probe, torch.zeros(probe.after.tokens.shape), 1.0)
+    assert len(probe.rollout) == 16 and probe.outcomes.shape == (2, 2, 4)
+    for first, length in ((4, 2), (8, 1), (12, 3)):  # before token 2, after token 0, after token 2
+        assert m.response_tokens(probe.rollout, first)[:length] == response[:length]
+    assert torch.allclose(probe.truth, probe.outcomes[1].mean(1) - probe.outcomes[0].mean(1))
+    estimate = m.probe_estimates(probe, torch.zeros(probe.rollout.tokens.shape), 1.0)
     assert torch.equal(estimate, probe.outcomes)  # no critic and λ = 1: the outcome itself
+
+
+def test_choices_are_uncertain_tokens_that_matter():
+    rollout = make([5], [True])
+    rollout.tokens = torch.tensor([[7, 8, 9, 7, 7]])
+    logprobs = torch.tensor([[0.5, 0.5, 0.95, 0.2, 0.1]]).log()
+    assert m.choices(rollout, logprobs, neutral=[8]) == [[0, 3]]  # 1 is neutral, 2 is certain, 4 is the last
 
 
 @pytest.mark.parametrize(("positions", "n"), [([99], 4), ([0], 3), ([0], 2), ([-1], 4)])
