@@ -106,6 +106,7 @@ def test_gsm8k_trains_evaluates_and_resumes(qwen, data, tmp_path, capsys):
     assert result["settings"]["max_new_tokens"] == 12 and result["verifier_errors"] == 0
     assert run("sample", folder, "--count", 1, "--show-prompt") == 0
     assert "Problem: Anna has" in capsys.readouterr().out
+    assert "is complete" in refusal(capsys, "train", "--resume", folder, "--device", "cpu")  # data and model load again
     # A run folder is a model like any other.
     assert type(load_actor(folder)).__name__ == "Qwen2ForCausalLM"
     assert type(load_critic(folder)).__name__ == "Qwen2ForTokenClassification"
