@@ -193,37 +193,13 @@ def flag_value(argv: Sequence[str], flag: str) -> str | None:
 
 
 def load_task(name: str, options: dict[str, Any], model: str | None, max_prompt_tokens: int) -> tuple[Any, str]:
-    """A task and the policy's model; mathematics tasks get its tokenizer, to render and to count prompts.
+    """As `minivapo.tasks.load_task`, and prints what was read of a data set."""
+    from minivapo import tasks
 
-    Raises:
-        UserError: there is no such task, its data cannot be read, or it has no default model.
-    """
-    from minivapo.local import load_tokenizer
-    from minivapo.math_tasks import MATH_TASKS
-    from minivapo.tasks import make_task
-
-    if name.partition(":")[0] not in MATH_TASKS:
-        task = make_task(name, **options)
-        return task, model or default_model(name)
-    model = model or default_model(name)
-    task = make_task(name, **options, tokenizer=load_tokenizer(model), max_prompt_tokens=max_prompt_tokens)
-    print(f"{name}: {task.report}", flush=True)
+    task, model = tasks.load_task(name, options, model, max_prompt_tokens)
+    if hasattr(task, "report"):
+        print(f"{name}: {task.report}", flush=True)
     return task, model
-
-
-def default_model(task: str) -> str:
-    """The embedded base of a task.
-
-    Raises:
-        UserError: the task has none.
-    """
-    from minivapo.base import BASES
-    from minivapo.data import UserError
-
-    folder = BASES / task
-    if not folder.exists():
-        raise UserError(f"task '{task}' has no embedded base model: name one with --model, say Qwen/Qwen2.5-0.5B.")
-    return str(folder)
 
 
 def pick_device(name: str) -> str:
@@ -601,6 +577,7 @@ def run_reward_model(args: Any) -> int:
     from minivapo.data import UserError
     from minivapo.local import LocalEngine, load_tokenizer
     from minivapo.run import git_commit, versions
+    from minivapo.tasks import default_model
 
     if args.out.exists():
         raise UserError(f"{args.out} exists already; name a new folder.")
@@ -722,6 +699,8 @@ def ablate_command(argv: Sequence[str]) -> int:
     from rich.console import Console
     from rich.progress import Progress, TextColumn
     from rich.table import Table
+
+    from minivapo.tasks import default_model
 
     bases = [str(Path(b).resolve()) for b in args.bases] or [default_model(args.task)]
     overrides = parse_overrides(args.overrides)

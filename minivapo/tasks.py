@@ -342,3 +342,33 @@ def make_task(name: str, **options: Any) -> Any:
         known = ", ".join([*TASKS, *math_tasks.MATH_TASKS])
         raise UserError(f"there is no task '{name}'; choose one of {known}.")
     return math_tasks.make_math_task(name, **options)
+
+
+def load_task(name: str, options: dict[str, Any], model: str | None, max_prompt_tokens: int) -> tuple[Any, str]:
+    """A task and the policy's model; mathematics tasks get its tokenizer, to render and to count prompts.
+
+    Raises:
+        UserError: there is no such task, its data cannot be read, or it has no default model.
+    """
+    from minivapo.local import load_tokenizer
+    from minivapo.math_tasks import MATH_TASKS
+
+    if name.partition(":")[0] not in MATH_TASKS:
+        task = make_task(name, **options)
+        return task, model or default_model(name)
+    model = model or default_model(name)
+    return make_task(name, **options, tokenizer=load_tokenizer(model), max_prompt_tokens=max_prompt_tokens), model
+
+
+def default_model(task: str) -> str:
+    """The embedded base of a task.
+
+    Raises:
+        UserError: the task has none.
+    """
+    from minivapo.base import BASES
+
+    folder = BASES / task
+    if not folder.exists():
+        raise UserError(f"task '{task}' has no embedded base model: name one with --model, say Qwen/Qwen2.5-0.5B.")
+    return str(folder)

@@ -11,7 +11,7 @@ from typing import Any
 import transformers
 
 from minivapo.data import Rollout, UserError
-from minivapo.local import load_tokenizer
+from minivapo.local import check_same_vocabulary, load_tokenizer, locate, turn_end_id
 from minivapo.measure import Metrics
 from minivapo.vapo import Config, Progress, World
 from scaled.config import Settings
@@ -48,15 +48,18 @@ class ScaledEngine:
         self.world: World = world
         self.progress = Progress()
         self.rollout: Rollout | None = None
+        model = locate(model, "actor")
         self.tokenizer = load_tokenizer(model)
+        saved = config.critic_init not in ("policy", "reward-model")
+        start = locate(critic or (config.critic_init if saved else model), "critic")
+        if config.advantage == "gae":
+            check_same_vocabulary(self.tokenizer, start)
         check_model(model, config, len(self.tokenizer))
         # vLLM first, while the memory is free: it measures what it may take, and then sleeps.
         self.sampler = VllmSampler(model, config, settings, world, stop_ids(model, self.tokenizer), stop)
         self.actor = DeepSpeedLearner(model, "actor", config, settings, world)
         self.critic = None
         if config.advantage == "gae":
-            saved = config.critic_init not in ("policy", "reward-model")
-            start = critic or (config.critic_init if saved else model)
             self.critic = DeepSpeedLearner(start, "critic", config, settings, world)
         self.reference = None
         if config.kl_coef:
@@ -109,9 +112,10 @@ def check_model(model: str | Path, config: Config, tokens: int) -> None:
 
 def stop_ids(model: str | Path, tokenizer: Any) -> list[int]:
     """Every token id that ends a response, as `minivapo.local.stop_ids`, but from the files alone."""
+    turn = turn_end_id(tokenizer)
     try:
         extra = transformers.GenerationConfig.from_pretrained(model).eos_token_id
     except OSError:  # the model has no generation_config.json
         extra = transformers.AutoConfig.from_pretrained(model).eos_token_id
     extra = [] if extra is None else [extra] if isinstance(extra, int) else list(extra)
-    return sorted({tokenizer.eos_token_id, *extra})
+    return sorted({tokenizer.eos_token_id, *extra, *([] if turn is None else [turn])})

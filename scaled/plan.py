@@ -123,7 +123,7 @@ def model_folder(model: str, task: str) -> str:
     """The model's name or folder; without one, the task's embedded base."""
     if model:
         return model
-    from minivapo.cli import default_model
+    from minivapo.tasks import default_model
 
     return default_model(task)
 
@@ -283,7 +283,9 @@ def improves(changed: Setup, current: Setup) -> bool:
 
 
 def this_gpu() -> Gpu | None:
-    """The GPU of this process with its true capacity, and speeds of the nearest known kind; None without one."""
+    """The GPU of this process and its machine, with speeds of the nearest known kind; None without a GPU."""
+    import os
+
     import torch
 
     if not torch.cuda.is_available():
@@ -294,7 +296,8 @@ def this_gpu() -> Gpu | None:
         GPUS.values(),
         key=lambda gpu: (gpu.name.partition("-")[0] not in name, abs(gpu.memory - properties.total_memory)),
     )
-    return dataclasses.replace(nearest, name=properties.name, memory=float(properties.total_memory))
+    host = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return dataclasses.replace(nearest, name=properties.name, memory=float(properties.total_memory), host_memory=host)
 
 
 # ---------------------------------------------------------------------------------------------------------

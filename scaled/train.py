@@ -61,17 +61,18 @@ def run_rank(words: Sequence[str], rank: int) -> None:
     import torch
 
     from minivapo.run import run_training
-    from minivapo.tasks import make_task
+    from minivapo.tasks import load_task
     from scaled.engine import ScaledEngine
     from scaled.world import start
 
     if not torch.cuda.is_available():
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     world = start(job.settings.timeout_minutes)
-    task = make_task(job.task, **options)
     run = world.agree(lambda: run_folder(job, resume, options))
     tick("building the engine")
     model = str(run / "base") if (run / "base").exists() else default_model(job)
+    task, model = load_task(job.task, options, model, job.config.max_prompt_tokens)
+    task.train_problems(0, 1, job.config.seed)  # a task for evaluation only is refused before any weights load
     engine = ScaledEngine(model, job.config, job.settings, world, stop=task.stop, critic=job.critic or None)
     lines = run_training(
         job.config, task, engine, run, resume=resume is not None, save_every=int(own.get("save_every", "1"))
@@ -150,7 +151,7 @@ def default_model(job: Job) -> str:
     """The job's model; without one, the task's embedded base."""
     if job.model:
         return job.model
-    from minivapo.cli import default_model as embedded
+    from minivapo.tasks import default_model as embedded
 
     return embedded(job.task)
 
