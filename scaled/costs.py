@@ -240,21 +240,22 @@ def logits(setup: Setup, shape: Shape) -> float:
 def forward_memory(setup: Setup, owner: str, shape: Shape) -> Memory:
     """What a pass without gradient adds: the widest layer, or else the logits."""
     tokens = setup.micro_tokens
-    layer = layer_workspace_bytes(shape, tokens, setup.width, False)
-    head = stream(setup, shape) + logits(setup, shape)
-    masks = attention_extra(setup, shape) + (tokens**2 if setup.attention == "sdpa" else 0)
+    mask = tokens**2 if setup.attention == "sdpa" else 0
+    attention = attention_extra(setup, shape) + 6 * stream(setup, shape)
+    layer = mask + max(layer_workspace_bytes(shape, tokens, setup.width, False), attention)
     memory = {(owner, "buffers"): gathered(setup, shape)}
-    if layer + masks > head:
-        return memory | {(owner, "activations"): layer + masks}
+    if layer > stream(setup, shape) + logits(setup, shape):
+        return memory | {(owner, "activations"): layer}
     return memory | {(owner, "activations"): stream(setup, shape), (owner, "logits"): logits(setup, shape)}
 
 
 def backward_memory(setup: Setup, owner: str, shape: Shape) -> Memory:
     """What forward and backward of one micro-batch add at the worse of two moments.
 
-    Head: everything kept for backward, a chunk of logits, and the head's gradient summed in fp32 with one
-    chunk's share of it. Layer: the last layer, recomputed under checkpointing, its gradients, and the
-    reduction. Under checkpointing the stream is kept once for each layer, else all of every layer.
+    Head: everything kept for backward, and the head's gradient summed in fp32, with a chunk's logits or its
+    share of that gradient. Layer: the last layer, recomputed under checkpointing, its gradients, and the
+    reduction; a tied head's gradient waits for the embedding's. Under checkpointing the stream is kept once for
+    each layer, else all of every layer.
     """
     s, tokens, width = setup.job.settings, setup.micro_tokens, setup.width
     one = layer_activation_bytes(shape, tokens, width) + attention_extra(setup, shape)
@@ -262,17 +263,30 @@ def backward_memory(setup: Setup, owner: str, shape: Shape) -> Memory:
     kept += tokens**2 if setup.attention == "sdpa" else 0
     window = gathered(setup, shape)
     outer = outer_activation_bytes(shape, tokens, width) + stream(setup, shape)
-    gradient = (4 + width) * shape.head_parameters if shape.vocab > 1 else 0
+    chunk = logits(setup, shape)
+    # The chunk's share of the gradient is made when only one fp32 tensor of the chunk and its gradient are left.
+    head = shape.head_parameters if shape.vocab > 1 else 0
+    gradient = max(4 * head, (4 + width) * head - chunk * (8 - width) / 12)
     layer = (one if s.activation_checkpointing else 0) + layer_workspace_bytes(shape, tokens, width, True)
-    at_head = {"activations": kept + outer, "logits": logits(setup, shape), "gradients": gradient, "buffers": window}
+    at_head = {"activations": kept + outer, "logits": chunk, "gradients": gradient, "buffers": window}
     at_layer = {"activations": kept + layer, "buffers": window + reduction(setup, shape)}
+    if shape.tied:
+        at_layer["gradients"] = float(width * shape.head_parameters)
     if s.zero_stage == 2:
         at_head["buffers"] += 2 * width * setup.assume.bucket_elements
     parts = max(at_head, at_layer, key=lambda moment: sum(moment.values()))
     if s.zero_stage == 2 and not s.offload_optimizer:
-        # The sum so far, and what this micro-batch adds.
-        parts["gradients"] = parts.get("gradients", 0) + (4 + width) * shape.parameters / s.ranks
+        parts["gradients"] = parts.get("gradients", 0) + partition(setup, shape)
     return {(owner, part): x for part, x in parts.items()}
+
+
+def partition(setup: Setup, shape: Shape) -> float:
+    """Bytes of ZeRO-2's gradient partition while it exists.
+
+    For bf16 weights DeepSpeed sums into one flat fp32 buffer, which the optimizer then reads. For fp32 weights
+    it keeps the sum and the newest micro-batch's gradients, and flattens a copy for the optimizer.
+    """
+    return (4 if setup.width == 2 else 8) * shape.parameters / setup.job.settings.ranks
 
 
 def step_memory(setup: Setup, owner: str, shape: Shape) -> Memory:
@@ -280,9 +294,10 @@ def step_memory(setup: Setup, owner: str, shape: Shape) -> Memory:
     s, share = setup.job.settings, shape.parameters / setup.job.settings.ranks
     memory: Memory = {}
     if not s.offload_optimizer:
-        memory[owner, "gradients"] = 8 * share if s.zero_stage == 2 else 4 * min(share, setup.assume.sub_group_elements)
-    if s.zero_stage == 2 and s.ranks > 1:
-        memory[owner, "buffers"] = setup.width * min(setup.assume.bucket_elements, shape.parameters)
+        copy = 4 * min(share, setup.assume.sub_group_elements)
+        memory[owner, "gradients"] = partition(setup, shape) if s.zero_stage == 2 else copy
+    if s.zero_stage == 2:  # the last bucket's fp32 sum is still held; later, one of new weights travels
+        memory[owner, "buffers"] = 4 * min(setup.assume.bucket_elements, shape.parameters)
     return memory
 
 

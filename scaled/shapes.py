@@ -104,6 +104,8 @@ class Shape:
     """Weights that every token is multiplied with: all matrices of the layers, and the head."""
     head_parameters: int
     """Weights of the output head, whether tied to the embedding or not."""
+    tied: bool
+    """Whether the head is the embedding."""
 
     @property
     def largest_piece(self) -> int:
@@ -184,6 +186,7 @@ def count(config: Any, kind: str = "actor", name: str = "") -> Shape:
         embedding_parameters=sum(p.numel() for p in model.get_input_embeddings().parameters()),
         matmul_parameters=matrices + head.weight.numel(),
         head_parameters=sum(p.numel() for p in head.parameters()),
+        tied=head.weight is model.get_input_embeddings().weight,
     )
 
 

@@ -294,7 +294,6 @@ def test_command(capsys, tmp_path):
         (["--gpu", "h900"], "unknown GPU"),
         (["--ranks", "7"], "multiple of the 7 ranks"),
         (["--model", "no/such"], "no shape known"),
-        (["--overlap", "2"], "overlap"),
     ],
 )
 def test_wrong_questions_are_refused_in_one_line(words, message, capsys, tmp_path):
@@ -303,6 +302,12 @@ def test_wrong_questions_are_refused_in_one_line(words, message, capsys, tmp_pat
     assert main([str(path), *words]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_assumptions_are_checked():
+    for wrong in ({"overlap": 2}, {"learner_efficiency": 0}, {"response_share": 1.5}, {"prompt_tokens": 0}):
+        with pytest.raises(UserError, match="must lie in"):
+            Assumptions(**wrong)
 
 
 def test_no_file_is_a_message(capsys):
