@@ -329,9 +329,9 @@ def sparse_problems() -> list[Any]:
     path = OUT / "sparse_problems.csv"
     if not path.exists():
         engine = engine_for(dataclasses.replace(CONFIG, seed=4000))
-        problems = [p for p in TASK.train_problems(0, 600, 4000) if 6 <= len(p.prompt.split()) // 2 <= 16]
+        problems = [p for p in TASK.train_problems(0, 320, 4000) if 6 <= len(p.prompt.split()) // 2 <= 16]
         first = m.continue_prefixes(engine, TASK, problems, [[] for _ in problems], 16, seed=5)
-        few = [i for i, r in enumerate(first.correct.view(-1, 16).sum(1).tolist()) if r == 0][:64]
+        few = [i for i, r in enumerate(first.correct.view(-1, 16).sum(1).tolist()) if r == 0][:48]
         kept = [problems[i] for i in few]
         again = m.continue_prefixes(engine, TASK, kept, [[] for _ in kept], 32, seed=6).correct.view(-1, 32)
         rows = [
@@ -349,7 +349,7 @@ def sparse() -> None:
     task = m.ProblemSet(TASK, problems)
     engine = engine_for(dataclasses.replace(CONFIG, seed=5000))
 
-    drawn = TASK.train_problems(0, 128, 5000)
+    drawn = TASK.train_problems(0, 96, 5000)
     many = m.continue_prefixes(engine, TASK, drawn, [[] for _ in drawn], 32, seed=8).correct.view(-1, 32)
     hard = m.continue_prefixes(engine, TASK, problems, [[] for _ in problems], 32, seed=9).correct.view(-1, 32)
     rows = []
