@@ -109,6 +109,7 @@ def train_command(argv: Sequence[str]) -> int:
     if name not in PRESETS:
         raise UserError(f"there is no preset '{name}'; choose one of {', '.join(PRESETS)}.")
     args = parse(Train, args=list(argv), default=Train(preset=name, config=PRESETS[name]), prog="minivapo train")
+    check_flags(args, ones=("save_every", "sample_batch"), naughts=("threads",))
     return run_train(args)
 
 
@@ -180,6 +181,22 @@ def parse(kind: Any, *, args: list[str], prog: str, default: Any = None) -> Any:
             hint = f"; perhaps you meant {' or '.join(near[:3])}" if what.startswith("Unrecognized") and near else ""
             print(f"minivapo: {what}{hint}. `{prog} --help` explains each flag.", file=sys.stderr)
         raise
+
+
+def check_flags(args: Any, ones: Sequence[str], naughts: Sequence[str] = ()) -> None:
+    """Refuses counts below 1 or below 0, and a temperature or top-p with which nothing can be sampled.
+
+    Raises:
+        UserError: naming the flag.
+    """
+    from minivapo.data import UserError
+
+    for name in (*ones, *naughts):
+        value, least = getattr(args, name), int(name in ones)
+        if value is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')} is {value}; it must be at least {least}.")
+    if not getattr(args, "temperature", 1.0) > 0 or not 0 < getattr(args, "top_p", 1.0) <= 1:
+        raise UserError("--temperature must be above 0, and --top-p in (0, 1].")
 
 
 def flag_value(argv: Sequence[str], flag: str) -> str | None:
@@ -301,6 +318,7 @@ def sample_command(argv: Sequence[str]) -> int:
         """Prompt template of mathematics tasks: base or chat."""
 
     args = parse(Show, args=list(argv), prog="minivapo sample")
+    check_flags(args, ones=("count",))
     from rich.console import Console
     from rich.text import Text
 
@@ -429,15 +447,9 @@ def eval_command(argv: Sequence[str]) -> int:
 def run_eval(args: Any) -> int:
     """Builds what `minivapo eval` needs and evaluates, unless the result is there already."""
     from minivapo import evaluation
-    from minivapo.data import UserError
     from minivapo.local import LocalEngine, load_tokenizer
 
-    for name in ("samples", "problems", "max_new_tokens", "sample_batch"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} is {value}; it must be at least 1.")
-    if not (args.temperature > 0 and 0 < args.top_p <= 1):
-        raise UserError("--temperature must be above 0, and --top-p in (0, 1].")
+    check_flags(args, ones=("samples", "problems", "max_new_tokens", "sample_batch"))
     model, task_name, config, options = resolve_source(args.source, args.task, args.template, args.max_new_tokens)
     task, model = load_task(task_name, options, model, config.max_prompt_tokens)
     problems = task.test_problems(args.problems)
@@ -666,8 +678,6 @@ def watch_command(argv: Sequence[str]) -> int:
 
 def ablate_command(argv: Sequence[str]) -> int:
     """`minivapo ablate`: Table 1 in miniature."""
-    import tyro
-
     from minivapo import ablate
 
     @dataclass(frozen=True)
@@ -695,7 +705,8 @@ def ablate_command(argv: Sequence[str]) -> int:
         overrides: tuple[str, ...] = ()
         """Constants changed in every row, as name=value in JSON, such as steps=8."""
 
-    args = tyro.cli(Ablate, args=list(argv), prog="minivapo ablate")
+    args = parse(Ablate, args=list(argv), prog="minivapo ablate")
+    check_flags(args, ones=("seeds", "jobs"))
     from rich.console import Console
     from rich.progress import Progress, TextColumn
     from rich.table import Table
@@ -706,8 +717,8 @@ def ablate_command(argv: Sequence[str]) -> int:
     overrides = parse_overrides(args.overrides)
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     folder = args.out.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
     jobs = ablate.plan_jobs(args.presets, seeds, overrides)
+    folder.mkdir(parents=True, exist_ok=True)
     with Progress(*Progress.get_default_columns()[:-1], TextColumn("{task.fields[left]}")) as bar:
         row = bar.add_task("runs", total=len(jobs), left="")
         for done, _, left in ablate.run_jobs(jobs, folder, args.task, bases, overrides, args.jobs):

@@ -71,8 +71,22 @@ def fails(capsys, tmp_path, monkeypatch):
         (["train", "--task", "gsm8k:missing.jsonl", "--model", "x"], ["cannot load", "'x'"]),
         (["sample", "/no/such/folder"], ["/no/such/folder"]),
         (["make-base", "new", "--task", "chian"], ["chian", "chain"]),
+        (["train", "--save-every", "0"], ["--save-every is 0"]),
+        (["train", "--threads", "-1"], ["--threads is -1"]),
+        (["train", "--critic", "/no/such/folder"], ["/no/such/folder", "there is no folder"]),
+        (["sample", "x", "--count", "0"], ["--count is 0"]),
+        (["sample", "x", "--temperature", "0"], ["--temperature must be above 0"]),
+        (["eval", "x", "--top-p", "0"], ["--top-p in (0, 1]"]),
+        (["eval", "x", "--samples", "0"], ["--samples is 0"]),
+        (["eval", "/no/such/folder"], ["/no/such/folder", "there is no folder"]),
+        (["report", "nowhere"], ["nowhere"]),
+        (["watch", "nowhere"], ["nowhere"]),
+        (["ablate", "--out", "new", "--presets", "vpao"], ["vpao", "vapo"]),
+        (["ablate", "--out", "new", "--sedes", "2"], ["--sedes", "--seeds"]),
+        (["ablate", "--out", "new", "--seeds", "0"], ["--seeds is 0"]),
+        (["ablate", "--out", "new", "--overrides", "stps=3"], ["stps=3"]),
     ],
-    ids=lambda x: " ".join(x) if isinstance(x[0], str) and x[0] in ("train", "trian", "sample", "make-base") else "",
+    ids=lambda x: " ".join(x) if isinstance(x[0], str) and x[0] in (*COMMANDS, "trian") else "",
 )
 def test_mistakes_on_the_command_line(fails, argv, wanted):
     message = fails(*argv)
