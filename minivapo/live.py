@@ -55,6 +55,8 @@ def sparkline(values: Sequence[float], width: int = 28) -> str:
     values = [v for v in values if math.isfinite(v)]
     if not values:
         return ""
+    largest = max(map(abs, values))
+    values = [v / largest / 4 if largest else v for v in values]  # sums and differences of any floats stay finite
     if len(values) > width:  # means of equal parts
         edges = [round(i * len(values) / width) for i in range(width + 1)]
         values = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
