@@ -82,7 +82,7 @@ def demonstration_batch(
 def make_base(
     task: EmbeddedTask,
     folder: Path,
-    steps: int = 900,
+    steps: int = 2000,
     batch: int = 64,
     lr: float = 3e-3,
     seed: int = 0,

@@ -263,7 +263,7 @@ def make_base_command(argv: Sequence[str]) -> int:
         """Folder for the model and its tokenizer; it must not exist."""
         task: str = "chain"
         """chain or reach."""
-        steps: int = 900
+        steps: int = 2000
         """Gradient steps."""
         seed: int = 0
         """Of the initial weights and the demonstrations."""
