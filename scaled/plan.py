@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from minivapo.data import UserError
+from minivapo.local import locate
 from scaled.config import Job, check_ranks, read_job
 from scaled.costs import (
     GIB,
@@ -115,17 +116,15 @@ def make_setup(job: Job, gpu: str | Gpu = "h100-80", assume: Assumptions | None 
     critic = None
     if job.config.advantage == "gae":
         saved = job.config.critic_init not in ("policy", "reward-model")
-        critic = shape_of(job.critic or (job.config.critic_init if saved else model), "critic")
+        critic = shape_of(str(locate(job.critic or (job.config.critic_init if saved else model), "critic")), "critic")
     return Setup(job, shape_of(model, "actor"), critic, gpu, assume)
 
 
 def model_folder(model: str, task: str) -> str:
-    """The model's name or folder; without one, the task's embedded base."""
-    if model:
-        return model
+    """The model's name or folder, that of a run folder's actor; without one, the task's embedded base."""
     from minivapo.tasks import default_model
 
-    return default_model(task)
+    return str(locate(model, "actor")) if model else default_model(task)
 
 
 def plan(job: Job, gpu: str | Gpu = "h100-80", assume: Assumptions | None = None) -> Plan:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from minivapo.data import UserError
+from minivapo.local import hub_answers
 
 _QWEN = {"model_type": "qwen2", "rms_norm_eps": 1e-6}
 KNOWN: dict[str, dict[str, Any]] = {
@@ -119,12 +120,12 @@ class Shape:
 
 
 def model_config(model: str | Path) -> Any:
-    """A transformers config from a folder with config.json, or a known name such as `Qwen/Qwen2.5-7B`.
+    """A transformers config from a folder with config.json, a known name such as `Qwen/Qwen2.5-7B`, or the hub.
 
     Base, instruct and math variants of a known size share its shape, so `Qwen/Qwen2.5-Math-7B` is known too.
 
     Raises:
-        UserError: neither; names the known ones.
+        UserError: none of them; names the known ones.
     """
     from transformers import AutoConfig
 
@@ -137,12 +138,15 @@ def model_config(model: str | Path) -> Any:
     name = str(model).rpartition("/")[2]
     for variant in ("-Instruct", "-Math", "-Coder", "-Base"):
         name = name.replace(variant, "")
-    if name not in KNOWN:
+    if name in KNOWN:
+        return AutoConfig.for_model(**KNOWN[name])
+    try:  # the hub, or what is left of it in the cache
+        return AutoConfig.from_pretrained(str(model), local_files_only=not hub_answers(str(model)))
+    except (OSError, ValueError) as error:
         raise UserError(
-            f"no shape known for '{model}': give a folder with config.json, or one of {', '.join(KNOWN)} "
-            "(with or without a leading 'Qwen/')."
-        )
-    return AutoConfig.for_model(**KNOWN[name])
+            f"no shape known for '{model}', and the hub is not in reach: give a folder with config.json, or one of "
+            f"{', '.join(KNOWN)} (with or without a leading 'Qwen/')."
+        ) from error
 
 
 @functools.lru_cache(maxsize=32)
@@ -157,7 +161,11 @@ def shape_of(model: str, kind: str = "actor") -> Shape:
 
 
 def count(config: Any, kind: str = "actor", name: str = "") -> Shape:
-    """Shape of a transformers config; see `shape_of`."""
+    """Shape of a transformers config; see `shape_of`.
+
+    Raises:
+        UserError: the architecture is not like Llama's, whose layers the formulas describe.
+    """
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 
@@ -168,8 +176,10 @@ def count(config: Any, kind: str = "actor", name: str = "") -> Shape:
         model = factory.from_config(config)
     model.tie_weights()
     trunk = model.base_model
+    head = model.get_output_embeddings() if kind == "actor" else getattr(model, "score", None)
+    if head is None or not hasattr(trunk, "layers"):
+        raise UserError(f"no plan for models of type '{config.model_type}': only for Llama-like ones, such as Qwen2.")
     layer = trunk.layers[0]
-    head = model.get_output_embeddings() if kind == "actor" else model.score
     matrices = sum(p.numel() for layer in trunk.layers for p in layer.parameters() if p.ndim == 2)
     heads = config.num_attention_heads
     return Shape(

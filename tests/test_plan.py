@@ -67,8 +67,24 @@ def test_variants_share_a_shape_and_folders_are_read(tmp_path):
     tiny |= {"model_type": "qwen2", "num_key_value_heads": 2, "intermediate_size": 96}
     (tmp_path / "config.json").write_text(json.dumps(tiny))
     assert shape_of(str(tmp_path)).layers == 2
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text(json.dumps({"model_type": "gpt2", "n_layer": 2, "n_embd": 96}))
+    with pytest.raises(UserError, match="no plan for models of type 'gpt2'"):
+        shape_of(str(tmp_path / "other"))
     with pytest.raises(UserError, match=r"Qwen2\.5-0\.5B"):
         shape_of("no/such-model")
+
+
+def test_a_run_folder_stands_for_its_models(tmp_path):
+    for part, layers in (("actor", 2), ("critic", 1)):
+        folder = tmp_path / "checkpoint" / part
+        folder.mkdir(parents=True)
+        tiny = {"hidden_size": 64, "vocab_size": 100, "num_hidden_layers": layers, "num_attention_heads": 4}
+        (folder / "config.json").write_text(
+            json.dumps(tiny | {"model_type": "qwen2", "num_key_value_heads": 2, "intermediate_size": 96})
+        )
+    setup = make_setup(job(model=str(tmp_path), critic_init=str(tmp_path)))
+    assert setup.actor.layers == 2 and setup.critic.layers == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
