@@ -375,12 +375,14 @@ def advantage_errors(
 ) -> dict[str, Float[Tensor, " tokens"]]:
     """Error of Â_t against the true advantage, token by token, in three parts (VAPO §3.2, §4.2).
 
-    The error of one estimate, E (Â − A)², is the sum of
-      - `variance`: of Â over the continuations after the token;
-      - `baseline_squared`: (E[Â | s_t])², an error common to all actions of the state. As any baseline it does not
-        turn the policy gradient; like variance it is noise, and averages out over samples;
-      - `bias_squared`: (E[Â | s_t, a_t] − E[Â | s_t] − A)², the error in how actions compare. It alone remains
-        however many samples there are; 0 for λ = 1, whatever the critic.
+    The error of one estimate, E (Â − A)², is the sum of three parts.
+
+    - `variance`: of Â over the continuations after the token;
+    - `baseline_squared`: (E[Â | s_t])², an error common to all actions of the state. As any baseline it does not
+      turn the policy gradient; like variance it is noise, and averages out over samples;
+    - `bias_squared`: (E[Â | s_t, a_t] − E[Â | s_t] − A)², the error in how actions compare. It alone remains
+      however many samples there are; 0 for λ = 1, whatever the critic.
+
     The last two are free of the noise in A and in the means: each is estimated twice, from halves of the
     continuations that share nothing, and the two are multiplied (so single numbers can be negative, and means over
     tokens are unbiased). (Between bias and baseline there is a cross term, 0 on average over actions.)
@@ -442,7 +444,7 @@ def cosine(errors: dict[str, Float[Tensor, " tokens"]]) -> float:
 
 
 def gradient_share(rollout: Rollout, edges: Sequence[int], token_level: bool) -> list[dict[str, float]]:
-    """Share of responses, tokens and policy-gradient weight w_t |Â_t| by response length (VAPO §4.2, eq. 6 and 7).
+    """Share of responses, tokens and policy-gradient weight w_t·abs(Â_t) by response length (VAPO §4.2, eq. 6 and 7).
 
     Args:
         rollout: with advantages.
