@@ -29,7 +29,7 @@ from minivapo.base import BASES
 from minivapo.data import Rollout, derive_seed
 from minivapo.local import LocalEngine, LocalLearner, load_critic
 from minivapo.run import git_commit
-from minivapo.tasks import FILLERS, make_task
+from minivapo.tasks import FILLERS, HARD, make_task
 from minivapo.vapo import (
     GRPO,
     VAPO,
@@ -324,34 +324,35 @@ def clip() -> None:
             write("clip", "clip", rows)
 
 
-def sparse_problems() -> list[Any]:
-    """Training problems that the base solves in about 1 of 50 attempts, chosen on other attempts than are counted."""
+def sparse_task() -> m.ProblemSet:
+    """Problems of four hard operations, every step of which must be right: the base solves about 1 in 50."""
     path = OUT / "sparse_problems.csv"
+    drawn = TASK.train_problems(0, 640, 4000)
+    problems = [p for p in drawn if sum(p.prompt.split().count(o) for o in HARD) == 4 and len(p.prompt.split()) <= 22]
+    task = m.ProblemSet(TASK, problems[:48], every_step=True)
     if not path.exists():
         engine = engine_for(dataclasses.replace(CONFIG, seed=4000))
-        problems = [p for p in TASK.train_problems(0, 320, 4000) if 6 <= len(p.prompt.split()) // 2 <= 16]
-        first = m.continue_prefixes(engine, TASK, problems, [[] for _ in problems], 16, seed=5)
-        few = [i for i, r in enumerate(first.correct.view(-1, 16).sum(1).tolist()) if r == 0][:48]
-        kept = [problems[i] for i in few]
-        again = m.continue_prefixes(engine, TASK, kept, [[] for _ in kept], 32, seed=6).correct.view(-1, 32)
-        rows = [
-            {"prompt": p.prompt, "answer": p.answer, "right_of_32": int(r)}
-            for p, r in zip(kept, again.sum(1).tolist(), strict=True)
-        ]
-        write("sparse_problems", "sparse", rows)
-        print("sparse problems", len(kept), "of", len(problems), float(again.double().mean()), flush=True)
-    return m.read_problems(path)
+        tries = m.continue_prefixes(engine, task, task.problems, [[] for _ in task.problems], 32, seed=6)
+        right = tries.correct.view(-1, 32)
+        counted = zip(task.problems, right.sum(1).tolist(), strict=True)
+        write(
+            "sparse_problems",
+            "sparse",
+            [{"prompt": p.prompt, "answer": p.answer, "right_of_32": int(r)} for p, r in counted],
+        )
+        print("sparse problems", len(right), float(right.double().mean()), flush=True)
+    return task
 
 
 def sparse() -> None:
     """7: waiting for right answers, mixed groups, and what the positive-example loss does where rewards are sparse."""
-    problems = sparse_problems()
-    task = m.ProblemSet(TASK, problems)
+    task = sparse_task()
+    problems = task.problems
     engine = engine_for(dataclasses.replace(CONFIG, seed=5000))
 
     drawn = TASK.train_problems(0, 96, 5000)
     many = m.continue_prefixes(engine, TASK, drawn, [[] for _ in drawn], 32, seed=8).correct.view(-1, 32)
-    hard = m.continue_prefixes(engine, TASK, problems, [[] for _ in problems], 32, seed=9).correct.view(-1, 32)
+    hard = m.continue_prefixes(engine, task, problems, [[] for _ in problems], 32, seed=9).correct.view(-1, 32)
     rows = []
     for name, verdicts in (("all", many), ("sparse", hard)):
         one, other = verdicts[:, :16], verdicts[:, 16:]  # pass rates from one half, groups from the other
