@@ -327,10 +327,10 @@ def clip() -> None:
 def sparse_task() -> m.ProblemSet:
     """Problems of four hard operations, every step of which must be right: the base solves about 1 in 50."""
     path = OUT / "sparse_problems.csv"
-    drawn = TASK.train_problems(0, 640, 4000)
+    drawn = TASK.train_problems(0, 1280, 4000)
     problems = [p for p in drawn if sum(p.prompt.split().count(o) for o in HARD) == 4 and len(p.prompt.split()) <= 22]
     task = m.ProblemSet(TASK, problems[:48], every_step=True)
-    if not path.exists():
+    if not path.exists() or [p.prompt for p in m.read_problems(path)] != [p.prompt for p in task.problems]:
         engine = engine_for(dataclasses.replace(CONFIG, seed=4000))
         tries = m.continue_prefixes(engine, task, task.problems, [[] for _ in task.problems], 32, seed=6)
         right = tries.correct.view(-1, 32)
