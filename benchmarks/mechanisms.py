@@ -368,6 +368,7 @@ def sparse() -> None:
                     "measured": float(mixed.mean()),
                     "measured_se": float(mixed.std() / math.sqrt(len(mixed))),
                     "from_pass_rates": float(formula.mean()),
+                    "from_pass_rates_se": float(formula.std() / math.sqrt(len(formula))),
                     "from_mean_pass_rate": float(m.mixed_share(float(verdicts.double().mean()), n)),
                 }
             )
