@@ -6,11 +6,11 @@
     python benchmarks/gae.py --device cuda                        # not run: no GPU was at hand
 
 Everything runs interleaved in one process, with one λ for each sample (λ = 1 − 1/(0.05 · length)), full rows
-and float32. Medians are compared: `times_ours` by the clock, `times_ours_cpu` by the time spent on cores, which a
-busy machine disturbs less. What each contender answers is checked against ours. A contender is
-`NAME=FILE:FUNCTION[:numpy|:rows|:scalar]`; its arguments are found by name. `numpy` hands it arrays; `rows` calls it
-once a row, for functions that take a single λ; `scalar` calls it once with one λ for all, an easier question than
-the one asked. Nothing of those projects is part of this repository.
+and float32; every timed call follows an untimed one of the same function. Medians are compared: `times_ours` by
+the clock, `times_ours_cpu` by the time spent on cores, which a busy machine disturbs less. What each contender
+answers is checked against ours. A contender is `NAME=FILE:FUNCTION[:numpy|:rows|:scalar]`; its arguments are found
+by name. `numpy` hands it arrays; `rows` calls it once a row, for functions that take a single λ; `scalar` calls it
+once with one λ for all, an easier question than the one asked. Nothing of those projects is part of this repository.
 """
 
 from __future__ import annotations
@@ -146,6 +146,7 @@ def measure(batch: int, length: int, threads: int, arguments: argparse.Namespace
     for repeat in range(arguments.repeats):
         for name, function in contenders.items():
             if repeat < arguments.slow_repeats or statistics.median(seconds[name]) < 0.2:
+                function()  # whoever ran before has left the caches full of its own
                 elapsed, on_cores = timed(function, device)
                 seconds[name].append(elapsed)
                 cpu[name].append(on_cores)

@@ -31,7 +31,7 @@ from torch import Tensor
 CHUNK = 16
 """Tokens a chunk: the price is CHUNK steps plus log₂(tokens / CHUNK), and short chunks waste less padding."""
 
-CPU_TOKENS = 2**17
+CPU_TOKENS = 2**18
 """Tokens worked on at a time on a CPU (whole rows), so that the float64 buffers stay in its cache."""
 
 CPU_GRAIN = 2**15 - 1
