@@ -126,6 +126,27 @@ def read_run(path: Path) -> Run:
     return run
 
 
+def read_evaluations(run: Run) -> list[dict[str, Any]]:
+    """The results that `minivapo eval` left in a run folder, without their problems, oldest first.
+
+    A file that is not such a result becomes a notice of the run.
+    """
+    found = []
+    for path in sorted(run.path.glob("eval-*.json")):
+        try:
+            result = json.loads(path.read_bytes())
+            row = {k: result[k] for k in ("accuracy", "interval", "pass_at", "truncated", "verifier_errors")}
+            row["settings"] = dict(result["settings"])
+            row |= {"length": float(result["length"]["mean"]), "date": str(result.get("date", ""))}
+            low, high = map(float, row["interval"])
+            row |= {"accuracy": float(row["accuracy"]), "interval": [low, high], "pass_at": dict(row["pass_at"])}
+        except (ValueError, KeyError, TypeError):
+            run.notices.append(f"{run.name}: {path.name} is not a result of minivapo eval and is left out.")
+            continue
+        found.append({"run": run.name, "file": path.name, **row})
+    return sorted(found, key=lambda row: row["date"])
+
+
 def read_samples(run: Run, budget: int) -> tuple[list[dict[str, Any]], int]:
     """Responses of a run, evenly over its samples.jsonl, so many that they fill `budget` bytes of JSON.
 
@@ -400,6 +421,7 @@ def render(data: dict[str, Any]) -> str:
 def report_data(runs: Sequence[Run], sample_bytes: int = SAMPLE_BYTES) -> dict[str, Any]:
     """Everything that the page shows."""
     groups = group_runs(runs)
+    evaluations = [row for run in runs for row in read_evaluations(run)]
     number = {id(run): i for i, group in enumerate(groups) for run in group.runs}
     samples = []
     for run in runs:
@@ -424,7 +446,8 @@ def report_data(runs: Sequence[Run], sample_bytes: int = SAMPLE_BYTES) -> dict[s
         "headings": list(GROUPS.values()),
         "charts": curves(groups),
         "samples": samples,
-        "notices": [n for run in runs for n in run.notices],
+        "evaluations": evaluations,
+        "notices": list(dict.fromkeys(n for run in runs for n in run.notices)),
     }
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from minivapo import report
+from minivapo import evaluation, report
 from minivapo.data import UserError
 from minivapo.metrics_info import GROUPS, HEADLINES, METRICS, explain, markdown
 from minivapo.vapo import PRESETS, gae, length_adaptive_lambda
@@ -250,6 +250,18 @@ def test_stays_below_5_mb_with_many_runs_and_long_responses(tmp_path):
     assert max(len(s["x"]) for c in data["charts"] for s in c["series"]) <= 402
 
 
+def test_evaluations_of_a_run_are_in_its_report(tmp_path):
+    run = make_run(tmp_path / "run")
+    assert data_of(report.make_report([run]).read_text())["evaluations"] == []
+    add_evaluation(run)
+    (run / "eval-mine.json").write_text('{"accuracy": 1}')
+    data = data_of(report.make_report([run]).read_text())
+    [row] = data["evaluations"]
+    assert row["run"] == "run" and row["accuracy"] == 0.25 and row["pass_at"]["4"] == 1 and row["length"] == 25
+    assert row["settings"]["task"] == "aime2024" and "problems" not in row
+    assert [n for n in data["notices"] if "eval-mine.json is not a result" in n]
+
+
 def test_equal_runs_give_equal_bytes(tmp_path):
     run = make_run(tmp_path / "run")
     assert report.make_report([run]).read_bytes() == report.make_report([run]).read_bytes()
@@ -272,6 +284,21 @@ HOSTILE = [
 ]
 
 
+def add_evaluation(run, name="aime2024"):
+    """A result as `minivapo eval` leaves it in a run folder, of problems that are right once in four samples."""
+    records = [
+        {"id": f"p{i}", "correct": 1, "samples": 4, "errors": 0, "truncated": 2, "lengths": [10, 20, 30, 40],
+         "verdicts": [True, False, False, False]}
+        for i in range(3)
+    ]  # fmt: skip
+    settings = evaluation.Settings(
+        model="run", weights="0", task=name, problems=3, problems_hash="0", samples=4, temperature=1.0, top_p=0.7,
+        max_new_tokens=40, max_prompt_tokens=200, stop=(), seed=0, sampler="vllm", sample_batch=8, dtype="float32",
+        device="cpu",
+    )  # fmt: skip
+    evaluation.write_result(run / f"eval-{settings.key}.json", evaluation.summarise(settings, records), 1.0)
+
+
 def hostile_run(folder):
     """A run whose every text is hostile."""
     rng = random.Random(1)
@@ -285,6 +312,7 @@ def hostile_run(folder):
     (run / "config.json").write_text(json.dumps(meta))
     lines = (run / "metrics.jsonl").read_text()
     (run / "metrics.jsonl").write_text(lines + json.dumps({"step": 9, HOSTILE[1]: 1.0, HOSTILE[0]: 2.0}) + "\n")
+    add_evaluation(run, "".join(HOSTILE[:4]))
     return run
 
 
@@ -543,6 +571,18 @@ def test_a_run_without_responses(show, tmp_path):
     page = show(report.make_report([run]))
     assert page.locator("#explorer-empty").is_visible()
     assert page.locator("#samples-lead").inner_text() == "No responses were kept."
+
+
+def test_evaluations_are_a_table(show, tmp_path):
+    run = make_run(tmp_path / "run")
+    page = show(report.make_report([run]))
+    assert not page.locator("#evaluations").is_visible() and not page.locator("#evaluations-link").is_visible()
+    add_evaluation(run)
+    page = show(report.make_report([run]))
+    page.locator("#evaluations-link").click()
+    cells = page.locator("#evaluations-table tbody td").all_inner_texts()
+    assert cells[:4] == ["aime2024", "25.0 %", "25.0 % – 25.0 %", "@1 25.0 %, @2 50.0 %, @4 100.0 %"]
+    assert cells[4:8] == ["3 × 4", "1", "0.7", "25 of 40"]
 
 
 def test_samples_table_leads_to_the_explorer(show, two_settings):

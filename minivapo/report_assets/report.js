@@ -109,6 +109,18 @@
     }
   }
 
+  // ------------------------------------------------------------------------------------------- evaluations
+  if (data.evaluations.length) {
+    $("evaluations").hidden = $("evaluations-link").hidden = false;
+    const head = ["run", "task", "accuracy", "95 % interval", "pass@k", "problems × samples", "temperature", "top-p", "mean length", "truncated", "verifier errors", "sampler", "file"];
+    $("evaluations-table").append(el("table", {}, el("thead", {}, el("tr", {}, ...head.map((h) => el("th", { scope: "col" }, h)))),
+      el("tbody", {}, ...data.evaluations.map((e) => {
+        const s = e.settings, curve = Object.entries(e.pass_at).map(([k, v]) => `@${k} ${percent(v)}`).join(", ");
+        const cells = [s.task, percent(e.accuracy), `${percent(e.interval[0])} – ${percent(e.interval[1])}`, curve, `${s.problems} × ${s.samples}`, s.temperature, s.top_p, `${number(e.length)} of ${s.max_new_tokens}`, percent(e.truncated), percent(e.verifier_errors), s.sampler, e.file];
+        return el("tr", {}, el("th", { scope: "row" }, e.run), ...cells.map((c) => el("td", {}, String(c))));
+      }))));
+  }
+
   // ------------------------------------------------------------------------------------------- settings
   function settingsTable(names, columns, heads) {
     return el("div", { class: "scroll" }, el("table", {},
