@@ -1,7 +1,7 @@
 """Everything that CI checks, in one command: style, types, tests, notebooks, documentation.
 
-python check.py            all of it
-python check.py style      only the steps named: style, types, tests, notebooks, docs
+python check.py            all of it, two steps at a time where there are two cores
+python check.py style      only the steps named: style, types, scaled, tests, learning, notebooks, docs
 """
 
 from __future__ import annotations
@@ -10,16 +10,23 @@ import importlib.util
 import os
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 PYTHON = [sys.executable, "-m"]
-STEPS: dict[str, list[list[str]]] = {
+PYTEST = [*PYTHON, "pytest", "-p", "no:cacheprovider", "--durations=10"]
+COVERAGE = ["--cov=minivapo", "--cov=scaled", "--cov-report="]
+STEPS: dict[str, list[list[str]]] = {  # in the order in which they start: quick ones, then the longest first
     "style": [[*PYTHON, "ruff", "check", "."], [*PYTHON, "ruff", "format", "--check", "."]],
     "types": [[*PYTHON, "pyright"]],
-    "tests": [[*PYTHON, "pytest", "--cov=minivapo", "--cov=scaled", "--cov-report=term:skip-covered"]],
-    "notebooks": [[*PYTHON, "pytest", "--nbmake", "--nbmake-timeout=600", "notebooks", "-p", "no:cacheprovider"]],
+    "scaled": [[*PYTEST, "tests/scaled", *COVERAGE]],
+    "tests": [[*PYTEST, "tests", "--ignore=tests/scaled", "-m", "not slow", *COVERAGE]],
+    "learning": [[*PYTEST, "tests", "--ignore=tests/scaled", "-m", "slow"]],
+    "notebooks": [[*PYTEST, "--nbmake", "--nbmake-timeout=600", "notebooks"]],
     "docs": [[*PYTHON, "sphinx", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html"]],
 }
+stopped = threading.Event()
 
 
 def main() -> int:
@@ -29,19 +36,52 @@ def main() -> int:
     if unknown:
         print(f"check.py: unknown step {', '.join(sorted(unknown))}; choose from {', '.join(STEPS)}", file=sys.stderr)
         return 2
-    failed = []
-    for name in wanted:
-        if name == "docs" and importlib.util.find_spec("sphinx") is None and not os.environ.get("MINIVAPO_CI"):
-            print("== docs: SKIPPED, not installed (pip install -e '.[docs]')", flush=True)
-            continue
-        begun = time.monotonic()
-        for command in STEPS[name]:
-            print(f"== {name}: {' '.join(command[2:])}", flush=True)
-            if subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode:
-                failed.append(name)
-        print(f"== {name}: {time.monotonic() - begun:.0f} s", flush=True)
-    print("== failed: " + ", ".join(dict.fromkeys(failed)) if failed else "== all passed", flush=True)
+    begun = time.monotonic()
+    with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as lanes:
+        try:
+            passed = dict(zip(wanted, lanes.map(run, wanted), strict=True))
+        except KeyboardInterrupt:  # the steps that run were interrupted too; no other begins
+            stopped.set()
+            raise
+    parts = [file for file in map(coverage_file, wanted) if os.path.exists(file)]
+    if parts:
+        subprocess.run([*PYTHON, "coverage", "combine", "-q", *parts])
+        subprocess.run([*PYTHON, "coverage", "report", "--skip-covered"])
+    failed = [name for name in wanted if not passed[name]]
+    print(f"== {'failed: ' + ', '.join(failed) if failed else 'all passed'}, {time.monotonic() - begun:.0f} s")
     return 1 if failed else 0
+
+
+def run(name: str) -> bool:
+    """Runs the commands of a step, each line of their output behind the step's name; True if all succeed."""
+    if name == "docs" and importlib.util.find_spec("sphinx") is None and not os.environ.get("MINIVAPO_CI"):
+        say(name, "== SKIPPED, not installed (pip install -e '.[docs]')")
+        return True
+    begun, passed = time.monotonic(), True
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "COVERAGE_FILE": coverage_file(name)}
+    for command in STEPS[name]:
+        if stopped.is_set():
+            return False
+        say(name, f"== {' '.join(command[2:])}")
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        with subprocess.Popen(command, env=env, text=True, errors="replace", **pipes) as job:
+            assert job.stdout is not None
+            for line in job.stdout:
+                say(name, line.rstrip("\n"))
+        passed &= job.returncode == 0
+    say(name, f"== {'passed' if passed else 'FAILED'}, {time.monotonic() - begun:.0f} s")
+    return passed
+
+
+def coverage_file(name: str) -> str:
+    """What a step's tests covered: each writes its own file."""
+    return f".coverage.{name}"
+
+
+def say(name: str, line: str) -> None:
+    """Prints a whole line at once, so that steps do not mix within a line."""
+    sys.stdout.write(f"{name:<9} | {line}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
