@@ -72,6 +72,8 @@ def run_rank(words: Sequence[str], rank: int) -> None:
     tick("building the engine")
     model = str(run / "base") if (run / "base").exists() else default_model(job)
     task, model = load_task(job.task, options, model, job.config.max_prompt_tokens)
+    if rank == 0 and hasattr(task, "report"):
+        print(f"{job.task}: {task.report}", flush=True)
     task.train_problems(0, 1, job.config.seed)  # a task for evaluation only is refused before any weights load
     engine = ScaledEngine(model, job.config, job.settings, world, stop=task.stop, critic=job.critic or None)
     lines = run_training(

@@ -1,8 +1,10 @@
-"""Random-weight folders in the style of Qwen2.5 and Llama 2, with real BPE tokenizers trained on the spot."""
+"""Random-weight folders in the style of Qwen2.5 and Llama 2, with real BPE tokenizers trained on the spot; data."""
 
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -88,4 +90,27 @@ def save_model(folder: Path, tokenizer, kind="qwen2", head="CausalLM", seed=0, r
         model = getattr(transformers, f"{prefix}For{head}")(config_class(**shape))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_data(folder: Path) -> Path:
+    """Made-up files with the columns of the real ones: gsm8k.parquet, dapo.parquet, aime.parquet."""
+    gsm8k = [
+        {
+            "question": f"Anna has {i} apples and buys {i + 1} more. How many?",
+            "answer": f"{i}+{i + 1}\n#### {2 * i + 1}",
+        }
+        for i in range(40)
+    ]
+    head, tail = "Solve the problem. The last line is Answer: $Answer", "Remember to put your answer on its own line."
+    dapo = [
+        {
+            "prompt": [{"role": "user", "content": f"{head}\n\nWhat is {i} times 12?\n\n{tail}"}],
+            "reward_model": {"ground_truth": str(12 * i), "style": "rule"},
+        }
+        for i in range(40)
+    ]
+    aime = [{"id": i, "problem": f"What is {i} + 70?", "answer": f"{i + 70}", "year": "2024"} for i in range(3)]
+    for name, rows in (("gsm8k", gsm8k), ("dapo", dapo), ("aime", aime)):
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
     return folder

@@ -169,14 +169,13 @@ def test_a_missing_model_and_a_missing_vllm(tiny_model, tmp_path, capsys, monkey
 
 
 @pytest.mark.timeout(900)
-def test_vllm_samples_from_the_same_weights(tmp_path):
+def test_vllm_samples_from_the_weights_of_a_run(tmp_path):
     if importlib.util.find_spec("vllm") is None:
         pytest.skip("vLLM is not installed")
-    rows = [{"problem": f"What is {i} + 70?", "answer": str(i + 70)} for i in range(2)]
-    (tmp_path / "aime.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     worker = Path(__file__).parent / "vllm_eval_worker.py"
     subprocess.run([sys.executable, str(worker), str(tmp_path)], check=True, timeout=850, capture_output=True)
     found = json.loads((tmp_path / "found.json").read_text())
-    assert found["code"] == 0 and found["gap"] < 1e-4
+    assert found["trained"] == found["code"] == 0
+    assert found["gap"] < 1e-4 and found["gap_to_base"] > 1e-2
     result = json.loads((tmp_path / "result.json").read_text())
-    assert result["settings"]["sampler"] == "vllm" and [len(p["lengths"]) for p in result["problems"]] == [4, 4]
+    assert result["settings"]["sampler"] == "vllm" and [len(p["lengths"]) for p in result["problems"]] == [4, 4, 4]

@@ -12,7 +12,7 @@ pytest.importorskip("math_verify")
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from real_models import llama_tokenizer, qwen_tokenizer, save_model
+from real_models import llama_tokenizer, qwen_tokenizer, save_data, save_model
 
 from minivapo.cli import main
 from minivapo.data import Sample, UserError, encode_prompt, make_rollout, pad_id, response_text
@@ -47,27 +47,7 @@ def llama(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Made-up files with the columns of the real ones."""
-    folder = tmp_path_factory.mktemp("data")
-    gsm8k = [
-        {
-            "question": f"Anna has {i} apples and buys {i + 1} more. How many?",
-            "answer": f"{i}+{i + 1}\n#### {2 * i + 1}",
-        }
-        for i in range(40)
-    ]
-    head, tail = "Solve the problem. The last line is Answer: $Answer", "Remember to put your answer on its own line."
-    dapo = [
-        {
-            "prompt": [{"role": "user", "content": f"{head}\n\nWhat is {i} times 12?\n\n{tail}"}],
-            "reward_model": {"ground_truth": str(12 * i), "style": "rule"},
-        }
-        for i in range(40)
-    ]
-    aime = [{"id": i, "problem": f"What is {i} + 70?", "answer": f"{i + 70}", "year": "2024"} for i in range(3)]
-    for name, rows in (("gsm8k", gsm8k), ("dapo", dapo), ("aime", aime)):
-        pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
-    return folder
+    return save_data(tmp_path_factory.mktemp("data"))
 
 
 def run(*words) -> int:

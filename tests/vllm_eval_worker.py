@@ -1,4 +1,4 @@
-"""`minivapo eval --sampler vllm` in its own process: vLLM and a process group share none with other tests."""
+"""`minivapo train`, then `minivapo eval RUN --sampler vllm`, in a process of their own: vLLM shares none with tests."""
 
 import json
 import os
@@ -11,7 +11,7 @@ os.environ.update(
 
 
 def main(folder: Path) -> None:
-    from real_models import qwen_tokenizer, save_model
+    from real_models import qwen_tokenizer, save_data, save_model
 
     from minivapo import cli
     from minivapo.data import encode_prompt, make_rollout
@@ -20,24 +20,32 @@ def main(folder: Path) -> None:
 
     shape = {"hidden_size": 64, "intermediate_size": 80, "initializer_range": 0.2}  # heads of 32: vLLM on the CPU
     model = str(save_model(folder / "model", qwen_tokenizer(), **shape))
-    found = {}
+    data, run, found = save_data(folder), str(folder / "run"), {}
+    words = ["--steps", "1", "--batch-size", "4", "--mini-batch", "2", "--group-size", "2", "--eval-problems", "2"]
+    words += ["--value-pretrain-steps", "1", "--reward-model-steps", "1", "--max-new-tokens", "12", "--device", "cpu"]
+    words += ["--max-prompt-tokens", "200"]
+    # All responses are wrong; a reward of -1 for that moves the run's weights away from the model's.
+    words += ["--reward-wrong", "-1", "--actor-lr", "0.01", "--warmup", "1"]
+    task = f"gsm8k:{data / 'gsm8k.parquet'}"
+    found["trained"] = cli.main(["train", "--model", model, "--task", task, "--run", run, *words])
     build = cli.vllm_sampler
 
     def compare(name, config, settings):
-        """The weights that vLLM samples from are the folder's: its log-probs are those of the learner."""
+        """The weights that vLLM samples from are the run's: its log-probs are those of the learner."""
         sampler, tokenizer = build(name, config, settings), load_tokenizer(name)
         prompt = encode_prompt(tokenizer, "What is 3 + 4?", 99)
         samples = sampler.generate([prompt], 3, 0, 0)
         rollout = make_rollout([prompt] * 3, samples, [0] * 3, 0)
-        learner = LocalLearner(load_actor(name), "actor", Config(), "cpu")
-        gap = (learner.forward(rollout)["logprobs"] - rollout.sampled_logprobs)[rollout.mask]
-        found["gap"] = gap.abs().max().item()
+        for weights, key in ((name, "gap"), (model, "gap_to_base")):
+            learner = LocalLearner(load_actor(weights), "actor", Config(), "cpu")
+            gap = (learner.forward(rollout)["logprobs"] - rollout.sampled_logprobs)[rollout.mask]
+            found[key] = gap.abs().max().item()
         return sampler
 
     cli.vllm_sampler = compare
-    words = ["--samples", "4", "--max-new-tokens", "12", "--sampler", "vllm", "--device", "cpu"]
-    words += ["--task", f"aime2024:{folder / 'aime.jsonl'}", "--out", str(folder / "result.json")]
-    found["code"] = cli.main(["eval", model, *words])
+    words = ["--samples", "4", "--sampler", "vllm", "--device", "cpu"]
+    words += ["--task", f"aime2024:{data / 'aime.parquet'}", "--out", str(folder / "result.json")]
+    found["code"] = cli.main(["eval", run, *words])
     (folder / "found.json").write_text(json.dumps(found))
 
 
