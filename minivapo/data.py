@@ -196,6 +196,7 @@ def derive_seed(*key: object) -> int:
 
 def encode_prompt(tokenizer: Any, prompt: str, max_tokens: int) -> list[int]:
     """Token ids of a prompt, with a BOS if the tokenizer adds one and the text does not begin with it."""
+    # Choice: the tokenizer alone decides whether there is a BOS; many chat templates have written it already.
     bos = tokenizer.bos_token
     ids = tokenizer(prompt, add_special_tokens=not (bos and prompt.startswith(bos)))["input_ids"]
     if ids and ids[-1] == tokenizer.eos_token_id and not prompt.endswith(tokenizer.eos_token):

@@ -162,6 +162,7 @@ def stop_ids(model: nn.Module, tokenizer: Any) -> list[int]:
     """Every token id that ends a response: the tokenizer's EOS, those of the model's generation config, and
     the one that closes a turn of the tokenizer's chat template (a base model's EOS is often another).
     """
+    # Choice: all of them end a response under either template: a base model writes its EOS, a tuned one ends its turn.
     extra = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     extra = [] if extra is None else [extra] if isinstance(extra, int) else list(extra)
     turn = turn_end_id(tokenizer)

@@ -682,6 +682,7 @@ def make_math_task(
         raise UserError(f"held_out={held_out} must lie between 0 and 1.")
     if max_prompt_tokens is not None and tokenizer is None:
         raise UserError("max_prompt_tokens needs a tokenizer to count with.")
+    # Choice: plain text for base models, as the paper starts from one, even if the tokenizer has a chat template.
     template = template or ("none" if name == "jsonl" else "base")
     render("", template, tokenizer)  # a template that cannot work fails before gigabytes are read
     verifier = verifier or Verifier()
