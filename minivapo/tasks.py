@@ -116,12 +116,18 @@ HARD = {
 class ChainSpec:
     """The constants of the chain task; they decide how its three problems look (see docs/results.md)."""
 
+    min_steps: int = 2
+    """Operations in the shortest program."""
     max_steps: int = 32
-    """Operations in the longest program; the shortest has 2, half have 5 or fewer."""
+    """Operations in the longest program."""
+    long_tail: bool = True
+    """Many short programs and a long tail (of 2 to 32 operations, half have 5 or fewer); if False, all alike."""
     fillers: int = 3
     """Neutral words in each step, each of 16 choices."""
     hard_share: float = 0.4
     """Share of hard operations."""
+    every_line: bool = False
+    """The verdict wants every line right, as a proof checker does, and not the final answer alone."""
     careful: float = 0.2
     """Share of hard operations that a demonstration works out carefully."""
     careful_right: float = 0.98
@@ -154,8 +160,9 @@ class Chain(EmbeddedTask):
         self.words = (*digits, *LABELS, *EASY, *HARD, *FILLERS, "careful", "=", "?")
 
     def make(self, rng: np.random.Generator) -> Problem:
-        """2 · ((max_steps + 1)/2)^(u^1.5) operations, u uniform: many short programs, a long tail."""
-        steps = int(2 * np.exp(rng.random() ** 1.5 * np.log((self.spec.max_steps + 1) / 2)))
+        """A program of min_steps to max_steps operations."""
+        low, beyond, u = self.spec.min_steps, self.spec.max_steps + 1, rng.random()
+        steps = int(low * np.exp(u**1.5 * np.log(beyond / low)) if self.spec.long_tail else low + u * (beyond - low))
         digit = int(rng.integers(10))
         operations = [
             str(rng.choice(list(HARD) if rng.random() < self.spec.hard_share else list(EASY))) for _ in range(steps)
@@ -165,9 +172,11 @@ class Chain(EmbeddedTask):
         return Problem(prompt, str(run_program(prompt)[-1]), prompt)
 
     def is_correct(self, problem: Problem, response: str) -> bool:
-        """The word after the last `=` must be the answer, and nothing may follow it."""
+        """The word after the last `=` must be the answer, and nothing may follow it; `every_line` wants more."""
         _, equals, answer = response[-4096:].rpartition("=")
-        return bool(equals) and answer.strip() == problem.answer
+        if not equals or answer.strip() != problem.answer:
+            return False
+        return not self.spec.every_line or self.first_error(problem, response.split()) is None
 
     def first_error(self, problem: Problem, tokens: Sequence[str]) -> int | None:
         """Index of the first wrong digit, wrong label, or answer before the chain was done."""
@@ -228,6 +237,21 @@ def run_program(prompt: str) -> list[int]:
     for operation in words[2:-1:2]:
         digits.append(apply_operation(operation, digits[-1]))
     return digits
+
+
+class Proof(Chain):
+    """Chains of 8 to 28 operations, few of them hard, where every line must be right.
+
+    Nothing but working through the chain is rewarded, one slip loses everything, and three words in five do not
+    matter: what a value model is for. The task of the miniature Table 1 (docs/protocol.md).
+    """
+
+    name = "proof"
+
+    def __init__(self, spec: ChainSpec | None = None) -> None:
+        super().__init__(
+            spec or ChainSpec(min_steps=8, max_steps=28, long_tail=False, hard_share=0.15, every_line=True)
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -325,7 +349,7 @@ def distances_to(target: int) -> dict[int, int]:
     return distance
 
 
-TASKS: dict[str, Any] = {"chain": Chain, "reach": Reach}
+TASKS: dict[str, Any] = {"chain": Chain, "proof": Proof, "reach": Reach}
 
 
 def make_task(name: str, **options: Any) -> Any:
@@ -368,7 +392,7 @@ def default_model(task: str) -> str:
     """
     from minivapo.base import BASES
 
-    folder = BASES / task
+    folder = BASES / ("chain" if task == "proof" else task)  # proof: the same words, other problems
     if not folder.exists():
         raise UserError(f"task '{task}' has no embedded base model: name one with --model, say Qwen/Qwen2.5-0.5B.")
     return str(folder)

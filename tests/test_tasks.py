@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from minivapo.base import demonstration_batch, make_tokenizer
 from minivapo.data import UserError
-from minivapo.tasks import EASY, HARD, MOVES, TASKS, TOP, Chain, Reach, is_held_out, make_task
+from minivapo.tasks import EASY, HARD, LABELS, MOVES, TASKS, TOP, Chain, Proof, Reach, is_held_out, make_task
 
-ALL = pytest.mark.parametrize("task", [Chain(), Reach()], ids=lambda t: t.name)
+ALL = pytest.mark.parametrize("task", [Chain(), Proof(), Reach()], ids=lambda t: t.name)
 
 
 @ALL
@@ -101,6 +101,25 @@ def test_chain_first_error_by_hand():
     assert task.first_error(problem, ["=", two]) == 0
 
 
+def test_proof_wants_every_line_right():
+    proof, chain = Proof(), Chain()
+    for problem in proof.train_problems(0, 20, 0):
+        operations = problem.prompt.split()[2:-1:2]
+        assert 8 <= len(operations) <= 28
+        digits = [solve(" ".join(problem.prompt.split()[: 1 + 2 * k]) + " ?") for k in range(1, len(operations) + 1)]
+        lines = [f"{label} hm {digit}" for label, digit in zip(LABELS, digits, strict=False)]
+        end = f"= {digits[-1]}"
+        whole = " ".join([*lines, end])
+        cases = [
+            whole,
+            " ".join([*lines[:-1], end]),  # a line left out
+            " ".join([lines[0][:-1] + str((digits[0] + 1) % 10), *lines[1:], end]),  # a slip that does not matter
+            end,  # a guess
+        ]
+        assert proof.judge([problem] * 4, cases) == [True, False, False, False]
+        assert chain.judge([problem] * 4, cases) == [True] * 4
+
+
 def test_reach_replays_the_moves():
     task = Reach()
     rng = np.random.default_rng(1)
@@ -153,6 +172,6 @@ def test_demonstration_batches_predict_responses_only(task):
 
 
 def test_tasks_by_name():
-    assert {name: make_task(name).name for name in TASKS} == {"chain": "chain", "reach": "reach"}
-    with pytest.raises(UserError, match=r"no task 'chian'; choose one of chain, reach, "):
+    assert {name: make_task(name).name for name in TASKS} == {"chain": "chain", "proof": "proof", "reach": "reach"}
+    with pytest.raises(UserError, match=r"no task 'chian'; choose one of chain, proof, reach, "):
         make_task("chian")
