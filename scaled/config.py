@@ -31,7 +31,9 @@ class Settings:
     offload_optimizer: bool = False
     """Keep master weights and moments in CPU memory."""
     token_budget: int = 16384
-    """Tokens in one packed micro-batch of one rank; a longer response gets a micro-batch of its own."""
+    """Tokens of a packed micro-batch on one rank; a longer response gets a micro-batch of its own."""
+    sequence_parallel: int = 1
+    """Neighbouring ranks that share each row, every one with a slice of its tokens (Ulysses)."""
     logits_chunk: int = 1024
     """Tokens whose logits over the vocabulary are held at once."""
     activation_checkpointing: bool = True
@@ -60,8 +62,13 @@ class Settings:
             if not ok:
                 raise UserError(text)
 
-        for name in ("ranks", "ranks_per_node", "token_budget", "logits_chunk", "tensor_parallel", "sampler_sequences"):
+        counts = ("ranks", "ranks_per_node", "token_budget", "sequence_parallel", "logits_chunk", "tensor_parallel")
+        for name in (*counts, "sampler_sequences"):
             need(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
+        need(
+            self.sequence_parallel == 1 or self.attention in ("auto", "sdpa"),
+            f"attention is {self.attention}, but sequence_parallel has its own over sdpa: use attention auto.",
+        )
         need(0 < self.sampler_memory < 1, f"sampler_memory is {self.sampler_memory}; it must lie in (0, 1).")
         need(self.timeout_minutes > 0, f"timeout_minutes is {self.timeout_minutes}; it must be above 0.")
 
@@ -186,6 +193,24 @@ def coerce(key: str, value: Any, kind: Any) -> Any:
     raise UserError(f"{key} is {value!r}; it must be of type {kind.__name__}.")
 
 
+def shares_heads(ranks: int, heads: int, kv_heads: int) -> bool:
+    """Whether so many ranks can share a model's attention heads; a key-value head may serve several ranks."""
+    return heads % ranks == 0 and (kv_heads % ranks == 0 or ranks % kv_heads == 0)
+
+
+def check_heads(ranks: int, heads: int, kv_heads: int, model: str) -> None:
+    """Refuses a model whose attention heads `sequence_parallel` ranks cannot share.
+
+    Raises:
+        UserError: says which number does not fit.
+    """
+    if not shares_heads(ranks, heads, kv_heads):
+        raise UserError(
+            f"sequence_parallel is {ranks}, but {model} has {heads} attention heads and {kv_heads} key-value heads: "
+            "it must divide the first, and divide or be a multiple of the second."
+        )
+
+
 def check_ranks(job: Job, world_size: int) -> None:
     """Refuses a job that so many ranks cannot run, before anything is loaded.
 
@@ -196,8 +221,8 @@ def check_ranks(job: Job, world_size: int) -> None:
     for name, n in (("prompts per step", config.prompts_per_step), ("mini_batch", config.mini_batch)):
         if n % world_size:
             raise UserError(f"{name} ({n}) must be a multiple of the {world_size} ranks.")
-    if world_size % settings.tensor_parallel:
-        raise UserError(
-            f"tensor_parallel is {settings.tensor_parallel}, but there are {world_size} ranks: "
-            "it must divide their number."
-        )
+    for name in ("tensor_parallel", "sequence_parallel"):
+        if world_size % getattr(settings, name):
+            raise UserError(
+                f"{name} is {getattr(settings, name)}, but there are {world_size} ranks: it must divide their number."
+            )

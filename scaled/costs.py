@@ -144,7 +144,9 @@ class Setup:
 
     @property
     def attention(self) -> str:
-        """The attention kernel, see `scaled.learner.attention_name`."""
+        """The attention kernel, see `scaled.learner.attention_name`; ulysses where ranks share rows."""
+        if self.job.settings.sequence_parallel > 1:
+            return "ulysses"
         name = self.job.settings.attention
         return name if name != "auto" else "flash_attention_2" if self.assume.flash_attention else "sdpa"
 
@@ -154,9 +156,14 @@ class Setup:
         return self.job.config.max_prompt_tokens + self.job.config.max_new_tokens
 
     @property
+    def longest_share(self) -> int:
+        """Tokens of it on one rank."""
+        return -(-self.longest // self.job.settings.sequence_parallel)
+
+    @property
     def micro_tokens(self) -> int:
-        """Tokens of the largest micro-batch: a longer sequence than the budget has one of its own."""
-        return max(self.job.settings.token_budget, self.longest)
+        """Tokens of the largest micro-batch on a rank: a longer sequence than the budget has one of its own."""
+        return max(self.job.settings.token_budget, self.longest_share)
 
     @property
     def learners(self) -> list[tuple[str, Shape]]:
@@ -193,23 +200,30 @@ def resident(setup: Setup, owner: str, shape: Shape) -> Memory:
 
 
 def gathered(setup: Setup, shape: Shape) -> float:
-    """Bytes of other ranks' weights that ZeRO-3 holds during a pass: the live window, at least one module."""
+    """Bytes of other ranks' weights that ZeRO-3 holds during a pass: the live window, and what oversteps it.
+
+    DeepSpeed looks at its limit before it gathers the next weights, not after; and weights that were gathered
+    together lie there twice while they are taken apart.
+    """
     if setup.job.settings.zero_stage < 3:
         return 0.0
-    window = max(setup.assume.live_elements, shape.largest_piece)
-    return setup.width * min(window, shape.parameters)
+    twice = min(shape.largest_piece, shape.parameters)
+    return setup.width * (min(setup.assume.live_elements + shape.largest_piece, shape.parameters) + twice)
 
 
 def reduction(setup: Setup, shape: Shape) -> float:
     """Bytes in passing while gradients are summed over ranks.
 
     ZeRO-3 joins a bucket's gradients in fp32; a gradient larger than the bucket (a large embedding) stands
-    beside its fp32 copy instead. ZeRO-2 fills two buckets in turn and sums one in fp32.
+    beside its fp32 copy instead. ZeRO-2 fills two buckets in turn and sums one in fp32, which for fp32 weights
+    is no copy.
     """
     a, n = setup.assume, shape.parameters
     large = max((x for x in (shape.embedding_parameters, shape.head_parameters) if x > a.bucket_elements), default=0)
     joined = max(4 * min(a.bucket_elements, n), (setup.width + 4) * large)
-    return joined + (2 * setup.width * a.bucket_elements if setup.job.settings.zero_stage == 2 else 0)
+    if setup.job.settings.zero_stage == 3:
+        return joined
+    return 2 * setup.width * a.bucket_elements + (joined if setup.width == 2 else 0)
 
 
 def attention_extra(setup: Setup, shape: Shape) -> float:
@@ -217,11 +231,15 @@ def attention_extra(setup: Setup, shape: Shape) -> float:
 
     flash_attention_2 knows the bounds of packed rows. sdpa takes a mask [tokens, tokens], turned into an
     additive one in each layer, and repeats keys and values for every head. eager holds the probabilities
-    twice, for softmax (fp32) and for the product.
+    twice, for softmax (fp32) and for the product. Ulysses keeps the output before and after it is traded back,
+    and keys and values once for each rank where there are fewer of their heads than ranks.
     """
-    kernel, tokens = setup.attention, setup.micro_tokens
+    kernel, tokens, ranks = setup.attention, setup.micro_tokens, setup.job.settings.sequence_parallel
     if kernel == "flash_attention_2":
         return 0.0
+    if kernel == "ulysses":
+        heads = shape.heads + 2 * max(ranks - shape.kv_heads, 0)
+        return float(heads * shape.head_dim * tokens * setup.width)
     repeated = 2 * (shape.heads - shape.kv_heads) * shape.head_dim * tokens * setup.width
     matrix = shape.heads * (4 + (2 if setup.width == 2 else 0)) if kernel == "eager" else setup.width
     return float(repeated + matrix * tokens**2)
@@ -250,12 +268,12 @@ def forward_memory(setup: Setup, owner: str, shape: Shape) -> Memory:
 
 
 def backward_memory(setup: Setup, owner: str, shape: Shape) -> Memory:
-    """What forward and backward of one micro-batch add at the worse of two moments.
+    """What forward and backward of one micro-batch add at the worst moment.
 
     Head: everything kept for backward, and the head's gradient summed in fp32, with a chunk's logits or its
     share of that gradient. Layer: the last layer, recomputed under checkpointing, its gradients, and the
     reduction; a tied head's gradient waits for the embedding's. Under checkpointing the stream is kept once for
-    each layer, else all of every layer.
+    each layer, else all of every layer. End, under ZeRO-2: all gradients, and no activations.
     """
     s, tokens, width = setup.job.settings, setup.micro_tokens, setup.width
     one = layer_activation_bytes(shape, tokens, width) + attention_extra(setup, shape)
@@ -274,9 +292,12 @@ def backward_memory(setup: Setup, owner: str, shape: Shape) -> Memory:
         at_layer["gradients"] = float(width * shape.head_parameters)
     if s.zero_stage == 2:
         at_head["buffers"] += 2 * width * setup.assume.bucket_elements
-    parts = max(at_head, at_layer, key=lambda moment: sum(moment.values()))
+    moments = [at_head, at_layer]
     if s.zero_stage == 2 and not s.offload_optimizer:
-        parts["gradients"] = parts.get("gradients", 0) + partition(setup, shape)
+        for moment in moments:  # what earlier micro-batches left
+            moment["gradients"] = moment.get("gradients", 0) + 4 * shape.parameters / s.ranks
+        moments.append({"gradients": partition(setup, shape), "buffers": reduction(setup, shape)})
+    parts = max(moments, key=lambda moment: sum(moment.values()))
     return {(owner, part): x for part, x in parts.items()}
 
 
@@ -297,7 +318,8 @@ def step_memory(setup: Setup, owner: str, shape: Shape) -> Memory:
         copy = 4 * min(share, setup.assume.sub_group_elements)
         memory[owner, "gradients"] = partition(setup, shape) if s.zero_stage == 2 else copy
     if s.zero_stage == 2:  # the last bucket's fp32 sum is still held; later, one of new weights travels
-        memory[owner, "buffers"] = 4 * min(setup.assume.bucket_elements, shape.parameters)
+        held = 4 if setup.width == 2 else 0
+        memory[owner, "buffers"] = held * min(setup.assume.bucket_elements, shape.parameters)
     return memory
 
 
@@ -511,31 +533,60 @@ def dealt(setup: Setup, shape: Shape, responses: int) -> tuple[int, float]:
     lengths = response_lengths(limit, setup.assume.response_share, responses)
     totals = [setup.assume.prompt_tokens + x for x in lengths]
     costs = [forward_flops(shape, x, x * x) for x in totals]
-    owner = balance(costs, s.ranks)
-    parts: list[list[int]] = [[] for _ in range(s.ranks)]
-    for total, rank in zip(totals, owner, strict=True):
-        parts[rank].append(total)
-    return max(len(cut(part, s.token_budget)) for part in parts), imbalance(costs, owner, s.ranks)
+    groups = s.ranks // s.sequence_parallel
+    owner = balance(costs, groups)
+    parts: list[list[int]] = [[] for _ in range(groups)]
+    for total, group in zip(totals, owner, strict=True):
+        parts[group].append(total)
+    budget = s.token_budget * s.sequence_parallel
+    return max(len(cut(part, budget)) for part in parts), imbalance(costs, owner, groups)
+
+
+def pass_flops(setup: Setup, shape: Shape, work: Load, backward: bool) -> float:
+    """FLOPs of passes over a rollout, on all ranks.
+
+    A backward pass is two forward passes, and one more where layers are recomputed, up to the last tensor that
+    they had to keep: without the last product. Logits are always computed anew, chunk by chunk.
+    """
+    # A mask keeps the attention kernel from skipping what it masks: the whole square of the micro-batch.
+    masked = setup.attention in ("sdpa", "eager")
+    squares = 2 * work.tokens * setup.micro_tokens if masked else work.squares
+    forward = forward_flops(shape, work.tokens, squares)
+    if not backward:
+        return forward
+    head = 2.0 * shape.head_parameters * work.tokens
+    again = head if shape.vocab > 1 else 0.0
+    if setup.job.settings.activation_checkpointing:
+        last = 2.0 * shape.layers * shape.hidden * shape.intermediate * work.tokens
+        again += forward - head - last
+    return 3 * forward + again
+
+
+def trade_seconds(setup: Setup, shape: Shape, tokens: float, passes: int) -> float:
+    """Seconds in which Ulysses trades queries, keys, values and outputs, with `tokens` over all ranks."""
+    s = setup.job.settings
+    if s.sequence_parallel == 1:
+        return 0.0
+    heads = 2 * shape.heads + 2 * max(shape.kv_heads, s.sequence_parallel)
+    sent = shape.layers * heads * shape.head_dim * setup.width * tokens / s.ranks
+    bus = setup.gpu.link if s.sequence_parallel <= s.ranks_per_node else min(setup.gpu.link, setup.gpu.network)
+    leaving = (s.sequence_parallel - 1) / s.sequence_parallel
+    return passes * sent * leaving / (bus * setup.assume.network_efficiency)
 
 
 def pass_seconds(setup: Setup, shape: Shape, work: Load, backward: bool) -> float:
     """Seconds of passes over a rollout, on the slowest rank.
 
-    Compute: a backward pass is two forward passes, and one more where layers are recomputed; logits are
-    always computed anew, chunk by chunk. ZeRO-3 gathers all weights for a forward pass and again for a
-    backward one, and scatters gradients; ZeRO-2 scatters gradients alone.
+    ZeRO-3 gathers all weights for a forward pass and again for a backward one, and scatters gradients; ZeRO-2
+    scatters gradients alone.
     """
     s, a, c = setup.job.settings, setup.assume, setup.job.config
     steps = c.batch_size // c.mini_batch if backward else 1
     count, unequal = dealt(setup, shape, work.responses // steps)
-    # A mask keeps the attention kernel from skipping what it masks: the whole square of the micro-batch.
-    squares = work.squares if setup.attention == "flash_attention_2" else 2 * work.tokens * setup.micro_tokens
-    forward = forward_flops(shape, work.tokens, squares)
-    head = 2.0 * shape.head_parameters * work.tokens if shape.vocab > 1 else 0.0
-    flops = forward
-    if backward:
-        flops = (4 if s.activation_checkpointing else 3) * forward + (0 if s.activation_checkpointing else head)
+    flops = pass_flops(setup, shape, work, backward)
     compute = flops / s.ranks / (setup.gpu.flops * a.learner_efficiency) * unequal
+    passes = 1 if not backward else 3 if s.activation_checkpointing else 2
+    compute += trade_seconds(setup, shape, work.tokens, passes) * unequal
     gathers = (2 if backward else 1) if s.zero_stage == 3 else 0
     moved = shape.parameters * (gathers * setup.width + (4 if backward else 0))
     wires = steps * count * collective_seconds(setup, moved)

@@ -14,7 +14,7 @@ from minivapo.data import Rollout, UserError
 from minivapo.local import check_same_vocabulary, load_tokenizer, locate, turn_end_id
 from minivapo.measure import Metrics
 from minivapo.vapo import Config, Progress, World
-from scaled.config import Settings
+from scaled.config import Settings, check_heads
 from scaled.learner import DeepSpeedLearner
 from scaled.sampler import VllmSampler
 from scaled.world import ON_GPU, DistributedWorld
@@ -55,6 +55,11 @@ class ScaledEngine:
         if config.advantage == "gae":
             check_same_vocabulary(self.tokenizer, start)
         check_model(model, config, len(self.tokenizer))
+        for source in (model, start):
+            shape = transformers.AutoConfig.from_pretrained(source)
+            heads = shape.num_attention_heads
+            kv_heads = getattr(shape, "num_key_value_heads", None) or heads
+            check_heads(settings.sequence_parallel, heads, kv_heads, str(source))
         # vLLM first, while the memory is free: it measures what it may take, and then sleeps.
         self.sampler = VllmSampler(model, config, settings, world, stop_ids(model, self.tokenizer), stop)
         self.actor = DeepSpeedLearner(model, "actor", config, settings, world)

@@ -36,7 +36,8 @@ from minivapo.measure import Metrics
 from minivapo.vapo import Config, LossFn, Outputs
 from scaled.config import Settings
 from scaled.head import CriticModule, PolicyModule
-from scaled.packing import Packed, balance, cut, imbalance, make_rows, pack, tensors, to_device, unpack
+from scaled.packing import Packed, balance, cut, imbalance, make_rows, pack, slice_of, tensors, to_device, unpack
+from scaled.ulysses import JoinSlices, group_of, install
 from scaled.watch import tick
 from scaled.world import ON_GPU, DistributedWorld, local_device
 
@@ -73,7 +74,8 @@ class DeepSpeedLearner:
         self.version = 0
         self.dtype = torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32
         self.model = load_model(source, kind, config, settings)
-        self.attention = attention_name(self.model, settings)
+        self.place = world.rank % settings.sequence_parallel
+        self.attention = attention_name(self.model, kind, settings)
         self.model.set_attn_implementation(self.attention)
         if settings.activation_checkpointing and not frozen:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -123,10 +125,16 @@ class DeepSpeedLearner:
     def run(self, packed: Packed, entropy: bool) -> tuple[Tensor, ...]:
         """One pass of the network; [total] results."""
         tick(f"{self.kind} micro-batch")
-        attention = packed.attention() if self.attention == "flash_attention_2" else {}
+        ranks = self.settings.sequence_parallel
+        attention: dict[str, Any] = packed.attention() if self.attention == "flash_attention_2" else {}
+        if ranks > 1:
+            packed = slice_of(packed, self.place, ranks)
+            attention = {"cu_seq_lens_q": packed.bounds.cpu()}  # read in every layer, by the CPU
         if self.kind == "critic":
-            return (self.engine(packed.tokens, packed.positions, **attention),)
-        return self.engine(packed.tokens, packed.positions, packed.targets, entropy, **attention)
+            found = (self.engine(packed.tokens, packed.positions, **attention),)
+        else:
+            found = self.engine(packed.tokens, packed.positions, packed.targets, entropy, **attention)
+        return found if ranks == 1 else tuple(JoinSlices.apply(x, group_of(ranks)) for x in found)  # type: ignore
 
     def idle(self) -> Tensor:
         """A pass over two tokens that weighs nothing, to keep step with ranks that have more micro-batches."""
@@ -138,7 +146,7 @@ class DeepSpeedLearner:
         """See `minivapo.vapo.Learner.forward`; rows travel to the rank that works on them, outputs back."""
         self.engine.eval()
         mine, origin, _ = self.deal(rollout)
-        micro = cut(mine.totals.tolist(), self.settings.token_budget)
+        micro = self.cut(mine)
         found: Outputs = {}
         for i in range(self.passes(micro)):
             if i >= len(micro):
@@ -153,7 +161,7 @@ class DeepSpeedLearner:
         """See `minivapo.vapo.Learner.step`; the maxima also hold the `imbalance` of work over the ranks."""
         self.engine.train()
         mine, _, unequal = self.deal(rollout)
-        micro = cut(mine.totals.tolist(), self.settings.token_budget)
+        micro = self.cut(mine)
         passes = self.passes(micro)
         sums: dict[str, Tensor] = {}
         maxima: dict[str, Tensor] = {}
@@ -172,7 +180,8 @@ class DeepSpeedLearner:
             if i == passes - 1:
                 # DeepSpeed refuses a step whose gradient norm is not finite. A loss that is not finite must be
                 # refused as well, by all ranks: it is made so that its gradient is not finite either.
-                total = float(self.world.sum(sums.get("loss", torch.zeros(())).double()))
+                share = sums.get("loss", torch.zeros(())).double() / self.settings.sequence_parallel
+                total = float(self.world.sum(share))
                 if not math.isfinite(total):
                     loss = loss * math.nan
             # DeepSpeed averages over ranks; the gradient wanted is the sum.
@@ -180,7 +189,8 @@ class DeepSpeedLearner:
         self.set_lr(lr)
         self.engine.step()
         norm = float(self.engine.get_global_grad_norm())
-        numbers = {name: float(x) for name, x in sums.items()}
+        # The ranks that share rows have the same sums: one of them speaks for all.
+        numbers = {name: float(x) if self.place == 0 else 0.0 for name, x in sums.items()}
         if self.engine.optimizer.overflow or not math.isfinite(norm):
             raise NonFiniteError(
                 f"{self.kind}: loss {total}, gradient norm {norm}; the step was refused. Lower {self.kind}_lr, or "
@@ -195,6 +205,10 @@ class DeepSpeedLearner:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
 
+    def cut(self, rows: Rollout) -> list[list[int]]:
+        """Rows into micro-batches of `token_budget` tokens for each rank that works on them."""
+        return cut(rows.totals.tolist(), self.settings.token_budget * self.settings.sequence_parallel)
+
     def passes(self, micro: Sequence[Any]) -> int:
         """Micro-batches of the rank that has most: every pass is collective, so all ranks make as many."""
         return int(self.world.max(torch.tensor(float(len(micro)))))
@@ -208,25 +222,25 @@ class DeepSpeedLearner:
         return total * (1 + self.cost_slope * total)
 
     def deal(self, rollout: Rollout) -> tuple[Rollout, list[Tensor], float]:
-        """Deals the rows of all ranks anew, evenly by cost.
+        """Deals the rows of all ranks anew, evenly by cost; ranks that share rows get the same ones.
 
         Returns:
             This rank's new rows; for each rank, which of its rows came here, in this order; the imbalance left.
         """
-        world = self.world
+        world, sharing = self.world, self.settings.sequence_parallel
         totals = world.gather(rollout.totals)
         costs = [self.cost(int(n)) for part in totals for n in part]
-        owner = torch.tensor(balance(costs, world.size))
-        unequal = imbalance(costs, owner.tolist(), world.size)
+        owner = torch.tensor(balance(costs, world.size // sharing))
+        unequal = imbalance(costs, owner.tolist(), world.size // sharing)
         if world.size == 1:
             return rollout, [torch.arange(len(rollout))], unequal
         owners = owner.split([len(part) for part in totals])
         outgoing = []
         for rank in range(world.size):
-            index = (owners[world.rank] == rank).nonzero()[:, 0]
+            index = (owners[world.rank] == rank // sharing).nonzero()[:, 0]
             outgoing.append(tensors(rollout.rows(index)) if len(index) else {})
         incoming = [make_rows(part) for part in world.exchange(outgoing) if part]
-        origin = [(part == world.rank).nonzero()[:, 0] for part in owners]
+        origin = [(part == world.rank // sharing).nonzero()[:, 0] for part in owners]
         return join(incoming, 0), origin, unequal
 
     def give_back(self, found: Outputs, origin: list[Tensor], rollout: Rollout) -> Outputs:
@@ -236,8 +250,12 @@ class DeepSpeedLearner:
             {name: x[start : start + n] for name, x in found.items()} | {"index": index}
             for start, n, index in zip(torch.tensor([0, *counts]).cumsum(0).tolist(), counts, origin, strict=False)
         ]
+        if self.place:  # the first of the ranks that share rows speaks for all
+            parts = [{} for _ in parts]
         result: Outputs = {}
         for part in self.world.exchange(parts):
+            if not part:
+                continue
             index = part.pop("index")
             for name, x in part.items():
                 whole = result.setdefault(name, torch.zeros(rollout.tokens.shape, dtype=x.dtype))
@@ -360,12 +378,14 @@ def load_model(source: str | Path, kind: str, config: Config, settings: Settings
     return model
 
 
-def attention_name(model: Any, settings: Settings) -> str:
-    """The attention implementation to use.
+def attention_name(model: Any, kind: str, settings: Settings) -> str:
+    """The attention implementation to use; where ranks share rows it is made here. Collective.
 
     Raises:
         UserError: it was asked for by name and is not available here.
     """
+    if settings.sequence_parallel > 1:
+        return install(model, settings.sequence_parallel, f"ulysses-{kind}")
     available = ON_GPU and transformers.utils.is_flash_attn_2_available()
     if settings.attention == "flash_attention_2" and not available:
         raise UserError("attention is flash_attention_2, which needs CUDA and the flash-attn package: use auto.")

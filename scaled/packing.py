@@ -89,6 +89,24 @@ def pack(tokens: Int[Tensor, "batch time"], totals: Int[Tensor, " batch"], devic
     )  # fmt: skip
 
 
+def slice_of(packed: Packed, place: int, ranks: int) -> Packed:
+    """A rank's equal share of the tokens, for ranks that share rows; the bounds stay those of all tokens.
+
+    Where the ranks do not divide the tokens, a last segment that nobody reads fills up.
+    """
+    total = len(packed.targets)
+    short = -total % ranks
+    filler = torch.arange(short, device=packed.targets.device)
+    n = (total + short) // ranks
+    mine = slice(place * n, (place + 1) * n)
+    return Packed(
+        torch.cat([packed.tokens[0], filler * 0])[None, mine],
+        torch.cat([packed.positions[0], filler])[None, mine],
+        torch.cat([packed.targets, filler * 0])[mine],
+        torch.cat([packed.bounds, packed.bounds[-1:] + short]) if short else packed.bounds,
+    )
+
+
 def unpack(x: Float[Tensor, " total"], totals: Int[Tensor, " batch"], width: int, shift: bool) -> Tensor:
     """Packed values as padded rows [batch, width]; differentiable.
 

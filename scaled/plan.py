@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from minivapo.data import UserError
 from minivapo.local import locate
-from scaled.config import Job, check_ranks, read_job
+from scaled.config import Job, check_heads, check_ranks, read_job, shares_heads
 from scaled.costs import (
     GIB,
     GPUS,
@@ -144,6 +144,8 @@ def plan(job: Job, gpu: str | Gpu = "h100-80", assume: Assumptions | None = None
 def plan_setup(setup: Setup, suggest: bool = True) -> Plan:
     """Plans what `make_setup` resolved."""
     check_ranks(setup.job, setup.job.settings.ranks)
+    for _, shape in setup.learners:
+        check_heads(setup.job.settings.sequence_parallel, shape.heads, shape.kv_heads, shape.name)
     found, host = phases(setup), host_memory(setup)
     step = times(setup)
     why = tuple(reasons(setup, found, host))
@@ -219,9 +221,15 @@ def changes(setup: Setup) -> Iterator[tuple[str, Setup]]:
         yield with_settings("dtype: bfloat16", dtype="bfloat16")
     if s.logits_chunk > 256:
         yield with_settings(f"logits_chunk: {s.logits_chunk // 2}", logits_chunk=s.logits_chunk // 2)
-    if s.token_budget > setup.longest:
-        smaller = max(s.token_budget // 2, setup.longest)
+    if s.token_budget > setup.longest_share:
+        smaller = max(s.token_budget // 2, setup.longest_share)
         yield with_settings(f"token_budget: {smaller}", token_budget=smaller)
+    sharing = 2 * s.sequence_parallel
+    divides = s.ranks % sharing == 0 and sharing <= s.ranks_per_node and s.attention in ("auto", "sdpa")
+    if divides and all(shares_heads(sharing, shape.heads, shape.kv_heads) for _, shape in setup.learners):
+        smaller = min(s.token_budget, -(-setup.longest // sharing))
+        text = f"sequence_parallel: {sharing} and token_budget: {smaller}"
+        yield with_settings(text, sequence_parallel=sharing, token_budget=smaller)
     yield from sampler_changes(setup, with_settings)
     yield with_settings("offload_optimizer: true", offload_optimizer=True)
     for factor in (2, 4, 8):
@@ -346,15 +354,17 @@ def headline(plan: Plan) -> str:
     """The run in one paragraph."""
     setup, s, c = plan.setup, plan.setup.job.settings, plan.setup.job.config
     critic = f", critic {setup.critic.parameters / 1e9:.2f} B weights" if setup.critic else ", no critic"
+    shared = f", rows shared by {s.sequence_parallel} GPUs" if s.sequence_parallel > 1 else ""
     return (
         f"{setup.job.model or setup.actor.name} ({setup.job.preset}): actor {setup.actor.parameters / 1e9:.2f} B "
         f"weights{critic}; "
         f"{s.ranks} × {setup.gpu.name}, ZeRO-{s.zero_stage}, {s.dtype}"
         f"{', optimizer in CPU memory' if s.offload_optimizer else ''}, "
         f"{'activation checkpointing, ' if s.activation_checkpointing else ''}micro-batches of at most "
-        f"{setup.micro_tokens:,} tokens; vLLM on {s.tensor_parallel} GPU(s) each, {plan.sampling.slots} responses at "
-        f"once ({plan.sampling.idle:.0%} of their slots idle behind the longest); {c.batch_size:,} responses of at "
-        f"most {c.max_new_tokens:,} tokens (mean {setup.assume.response_share * c.max_new_tokens:,.0f} assumed) a step."
+        f"{setup.micro_tokens:,} tokens{shared}; vLLM on {s.tensor_parallel} GPU(s) each, {plan.sampling.slots} "
+        f"responses at once ({plan.sampling.idle:.0%} of their slots idle behind the longest); {c.batch_size:,} "
+        f"responses of at most {c.max_new_tokens:,} tokens "
+        f"(mean {setup.assume.response_share * c.max_new_tokens:,.0f} assumed) a step."
     )
 
 

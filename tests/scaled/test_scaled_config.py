@@ -85,6 +85,7 @@ def test_a_missing_file_is_one_message(tmp_path):
         ({}, 3, "prompts per step (32) must be a multiple of the 3 ranks."),
         ({"mini_batch": 8}, 16, "mini_batch (8) must be a multiple of the 16 ranks."),
         ({"tensor_parallel": 4}, 2, "tensor_parallel is 4, but there are 2 ranks"),
+        ({"sequence_parallel": 4}, 2, "sequence_parallel is 4, but there are 2 ranks"),
     ],
 )
 def test_ranks_that_do_not_fit_are_refused(changes, ranks, message):
