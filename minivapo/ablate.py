@@ -45,8 +45,9 @@ EXTRA: dict[str, tuple[str, dict[str, Any]]] = {
     "vapo-fixed-1": ("vapo", {"length_adaptive": False, "lam": 1.0}),
     "ppo-fixed-0": ("ppo", {"lam": 0.0}),
     "ppo-policy-critic": ("ppo", {"critic_init": "policy"}),
+    "vapo-oracle-critic": ("vapo", {"critic_init": "policy", "value_pretrain_steps": 0}),
 }
-"""Rows beyond the paper's table: name -> (preset, changed fields)."""
+"""Rows beyond the paper's table: name -> (preset, changed fields). The oracle's critic is replaced in `run_job`."""
 
 EVALUATION_PROBLEMS = 2048
 COLUMNS: tuple[str, ...] = (
@@ -56,14 +57,16 @@ COLUMNS: tuple[str, ...] = (
 
 
 def row_config(row: str, seed: int, overrides: dict[str, Any]) -> Config:
-    """The configuration of a row of the table.
+    """The configuration of a row of the table, `NAME` or `NAME+field=value+field=value`.
 
     Raises:
         UserError: there is no such row.
     """
-    preset, changes = EXTRA.get(row, (row, {}))
+    name, *words = row.split("+")
+    preset, changes = EXTRA.get(name, (name, {}))
     if preset not in PRESETS:
-        raise UserError(f"there is no row '{row}'; choose from {', '.join([*PRESETS, *EXTRA])}.")
+        raise UserError(f"there is no row '{name}'; choose from {', '.join([*PRESETS, *EXTRA])}.")
+    changes = {**changes, **parse_overrides(words)}
     base = dataclasses.replace(PRESETS["vapo"], **overrides)
     # A preset is the fields it changes in `vapo`; constants of the table stay under it.
     own = {
@@ -72,6 +75,25 @@ def row_config(row: str, seed: int, overrides: dict[str, Any]) -> Config:
         if getattr(PRESETS[preset], f.name) != getattr(PRESETS["vapo"], f.name)
     }
     return dataclasses.replace(base, **own, **changes, seed=seed)
+
+
+def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
+    """name=value words as a dictionary, values in JSON (or plain text).
+
+    Raises:
+        UserError: a word is not of that form, or no such field exists.
+    """
+    known = {f.name for f in dataclasses.fields(Config)}
+    out: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or name not in known:
+            raise UserError(f"'{word}' is not name=value with the name of a field of the configuration.")
+        try:
+            out[name] = json.loads(value)
+        except ValueError:
+            out[name] = value
+    return out
 
 
 @dataclass(frozen=True)
@@ -125,6 +147,7 @@ def run_job(job: Job, folder: Path, task_name: str, bases: Sequence[str], overri
     import torch
 
     from minivapo.local import LocalEngine
+    from minivapo.oracle import OracleCritic
     from minivapo.run import run_training, write_config
     from minivapo.tasks import make_task
 
@@ -133,7 +156,9 @@ def run_job(job: Job, folder: Path, task_name: str, bases: Sequence[str], overri
     config = job_config(job, folder, overrides)
     task = make_task(task_name)
     model = bases[job.seed % len(bases)]
-    engine = LocalEngine(model, config, stop=task.stop)
+    engine: Any = LocalEngine(model, config, stop=task.stop)
+    if job.row.startswith("vapo-oracle-critic"):
+        engine.critic = OracleCritic(task, engine.tokenizer)
     fresh = not (run / "config.json").exists()
     if fresh:
         write_config(
@@ -191,6 +216,27 @@ def evaluate_by_length(config: Config, task: Any, engine: Any) -> dict[str, floa
     }
     lengths = [len(s.tokens) for s in samples]
     return {"accuracy": round(float(right.mean()), 4), **thirds, "response_length": round(float(np.mean(lengths)), 2)}
+
+
+def claim(folder: Path, task: str, bases: Sequence[str], overrides: dict[str, Any]) -> None:
+    """Makes the folder of a table, or sees that it was begun with the same constants.
+
+    Raises:
+        UserError: it was begun with others, and rows would not compare.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    constants = {"task": task, "bases": list(bases), "overrides": overrides}
+    path = folder / "table.json"
+    if not path.exists():
+        path.write_text(json.dumps(constants))
+    begun = json.loads(path.read_text())
+    changed = [name for name in constants if begun.get(name) != constants[name]]
+    if changed:
+        name = changed[0]
+        raise UserError(
+            f"{folder} was begun with {name} {json.dumps(begun.get(name))}, not {json.dumps(constants[name])}: "
+            "give the same, or another folder with --out."
+        )
 
 
 def run_jobs(

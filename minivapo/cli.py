@@ -689,7 +689,7 @@ def ablate_command(argv: Sequence[str]) -> int:
 
         presets: tuple[str, ...] = tuple(ablate.PAPER)
         """Rows: presets, or the extra rows vapo-fixed-0, vapo-fixed-0.99, vapo-fixed-1, ppo-fixed-0,
-        ppo-policy-critic."""
+        ppo-policy-critic, vapo-oracle-critic; each may be followed by changes, as in vapo+actor_lr=5e-5."""
         seeds: int = 5
         """Seeds of each row."""
         first_seed: int = 1000
@@ -714,11 +714,11 @@ def ablate_command(argv: Sequence[str]) -> int:
     from minivapo.tasks import default_model
 
     bases = [str(Path(b).resolve()) for b in args.bases] or [default_model(args.task)]
-    overrides = parse_overrides(args.overrides)
+    overrides = ablate.parse_overrides(args.overrides)
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     folder = args.out.resolve()
     jobs = ablate.plan_jobs(args.presets, seeds, overrides)
-    folder.mkdir(parents=True, exist_ok=True)
+    ablate.claim(folder, args.task, bases, overrides)
     with Progress(*Progress.get_default_columns()[:-1], TextColumn("{task.fields[left]}")) as bar:
         row = bar.add_task("runs", total=len(jobs), left="")
         for done, _, left in ablate.run_jobs(jobs, folder, args.task, bases, overrides, args.jobs):
@@ -735,30 +735,6 @@ def ablate_command(argv: Sequence[str]) -> int:
     Console().print(shown)
     print(f"table: {folder / 'table1.csv'}, table1.png, curves.png")
     return 0
-
-
-def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
-    """name=value words as a dictionary, values in JSON (or plain text).
-
-    Raises:
-        UserError: a word is not of that form, or no such field exists.
-    """
-    import json
-
-    from minivapo.data import UserError
-    from minivapo.vapo import Config
-
-    known = {f.name for f in dataclasses.fields(Config)}
-    out: dict[str, Any] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals or name not in known:
-            raise UserError(f"'{word}' is not name=value with the name of a field of the configuration.")
-        try:
-            out[name] = json.loads(value)
-        except ValueError:
-            out[name] = value
-    return out
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {

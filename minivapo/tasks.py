@@ -199,6 +199,31 @@ class Chain(EmbeddedTask):
                 result = (i, word)
         return None
 
+    def pending(self, problem: Problem, tokens: Sequence[str]) -> list[list[str] | None]:
+        """What is still to be done before each token of a response; None once something is wrong.
+
+        A line stands there as its operation, or as `careful …` once it was begun so; the answer as `=`.
+        """
+        operations = problem.prompt.split()[2:-1:2]
+        wrong = self.first_error(problem, tokens)
+        states: list[list[str] | None] = []
+        left = [*operations, "="]
+        line, careful, digits = -1, False, 0
+        for i, raw in enumerate(tokens):
+            states.append(left if wrong is None or i <= wrong else None)
+            word = raw.strip()
+            if word in LABELS:
+                line, careful, digits = line + 1, False, 0
+            elif word == "careful":
+                careful = True
+            elif word.isdigit():
+                digits += 1
+            done = line + (digits >= 1 + careful)  # a careful line writes its digit again first
+            left = [*operations[max(done, 0) :], "="]
+            if careful and done == line < len(operations):
+                left[0] = f"careful {left[0]}"
+        return states
+
     def demonstrate(self, problem: Problem, rng: np.random.Generator) -> list[str]:
         """A noisy chain: guesses, hasty and careful steps, slips."""
         spec = self.spec

@@ -1,0 +1,88 @@
+"""A critic that need not learn: values of the chain tasks, computed from what is still to be done.
+
+It shows what VAPO could reach with a perfect value model, the ceiling row of the miniature Table 1. A response
+whose lines are all right so far succeeds with the product of the chances of the lines still to come, and one
+with a wrong line fails; the chances are counted in the policy's own responses, by operation.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import torch
+
+from minivapo.data import Rollout
+from minivapo.measure import Metrics
+from minivapo.tasks import Chain
+from minivapo.vapo import LossFn, Outputs
+
+
+class OracleCritic:
+    """Stands where a critic stands (`minivapo.vapo.Learner`); an update leaves it as it is.
+
+    Args:
+        task: a chain task whose verdict wants every line right.
+        tokenizer: of the policy, one token a word.
+        memory: weight of what was counted before, at each new rollout.
+    """
+
+    def __init__(self, task: Chain, tokenizer: object, memory: float = 0.8) -> None:
+        if not task.spec.every_line:
+            raise ValueError("OracleCritic: a wrong line can still be right in the end; use a task with every_line")
+        self.task, self.tokenizer, self.memory = task, tokenizer, memory
+        self.tried: dict[str, float] = {}
+        self.done: dict[str, float] = {}
+        self.version = 0
+
+    def forward(self, rollout: Rollout) -> Outputs:
+        """Values [rows, time] of the rollout's tokens, after its lines have been counted."""
+        assert rollout.correct is not None
+        pending = [self.pending(rollout, i) for i in range(len(rollout))]
+        self.count(pending, rollout.correct.tolist())
+        values = torch.zeros(rollout.tokens.shape)
+        for i, states in enumerate(pending):
+            first = int(rollout.last[i]) + 1 - len(states)
+            chances = [0.0 if keys is None else math.prod(map(self.chance, keys)) for keys in states]
+            values[i, first : first + len(states)] = torch.tensor(chances)
+        return {"values": values, "scores": values}
+
+    def pending(self, rollout: Rollout, row: int) -> list[list[str] | None]:
+        """What is still to be done before each token of a response; None once a line is wrong."""
+        last = int(rollout.last[row])
+        tokens = rollout.tokens[row, last + 1 - int(rollout.lengths[row]) : last + 1].tolist()
+        return self.task.pending(rollout.problems[row], self.tokenizer.convert_ids_to_tokens(tokens))  # type: ignore[attr-defined]
+
+    def count(self, pending: list[list[list[str] | None]], correct: list[bool]) -> None:
+        """Counts how often what came next was tried and was done."""
+        for counts in (self.tried, self.done):
+            for key in counts:
+                counts[key] *= self.memory
+        for states, right in zip(pending, correct, strict=True):
+            seen: list[str] | None = None
+            for t, keys in enumerate(states):
+                if not keys or keys == seen:
+                    continue
+                seen = keys
+                later = [len(k) for k in states[t + 1 :] if k is not None]
+                self.tried[keys[0]] = self.tried.get(keys[0], 0.0) + 1
+                self.done[keys[0]] = self.done.get(keys[0], 0.0) + (right or min(later, default=99) < len(keys))
+
+    def chance(self, key: str) -> float:
+        """How often it succeeds; one half when it was never tried."""
+        return (self.done.get(key, 0.0) + 0.5) / (self.tried.get(key, 0.0) + 1)
+
+    def step(self, rollout: Rollout, loss_fn: LossFn, lr: float) -> tuple[Metrics, Metrics]:
+        """Nothing to learn."""
+        self.version += 1
+        return {"loss": 0.0}, {"grad_norm": 0.0}
+
+    def save(self, folder: Path) -> None:
+        """Writes the counts."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "counts.json").write_text(json.dumps([self.version, self.tried, self.done]))
+
+    def load(self, folder: Path) -> None:
+        """Takes back what `save` wrote."""
+        self.version, self.tried, self.done = json.loads((folder / "counts.json").read_text())
