@@ -110,6 +110,8 @@ class Config:
     """Rollouts on which the reward model is trained, for critic_init=reward-model."""
     value_pretrain_patience: int = 6
     """Value-pretraining stops when explained variance has not risen for so many rollouts."""
+    value_pretrain_batch: int = 0
+    """Responses in a rollout of reward-model training and value-pretraining; 0 = batch_size."""
     value_pretrain_lr: float = 1e-3
     """Learning rate of reward-model training and value-pretraining."""
     value_clip: float = 0.0
@@ -192,6 +194,10 @@ class Config:
         need(
             0 < self.mini_batch <= self.batch_size and self.batch_size % self.mini_batch == 0,
             f"mini_batch is {self.mini_batch}; it must divide batch_size {self.batch_size}.",
+        )
+        need(
+            self.value_pretrain_batch >= 0 and self.value_pretrain_batch % self.batch_size == 0,
+            f"value_pretrain_batch is {self.value_pretrain_batch}; it must be 0 or a multiple of batch_size.",
         )
         counts = ("micro_batch", "epochs", "critic_epochs", "max_new_tokens", "eval_problems", "eval_samples")
         for name in counts:
@@ -802,8 +808,16 @@ def pretrain_critic(config: Config, task: Task, engine: Engine) -> Iterator[Metr
     """
     progress = engine.progress
     # Choice: one response a prompt, since a critic learns more from many prompts than from many samples of few.
+    batch = config.value_pretrain_batch or config.batch_size
     monte_carlo = dataclasses.replace(
-        config, group_size=1, dynamic_sampling=0, lam_critic=1.0, decoupled_gae=True, value_clip=0.0
+        config,
+        group_size=1,
+        batch_size=batch,
+        mini_batch=batch // (config.batch_size // config.mini_batch),  # as many updates a rollout as in training
+        dynamic_sampling=0,
+        lam_critic=1.0,
+        decoupled_gae=True,
+        value_clip=0.0,
     )
     reward_model_steps = config.reward_model_steps if config.critic_init == "reward-model" else 0
     while progress.reward_model < reward_model_steps:
