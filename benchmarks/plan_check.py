@@ -8,9 +8,12 @@ Without a GPU:
     saved        bytes that one layer keeps for backward, against torch's saved-tensor hooks
     peak         live bytes of forward and backward at real shapes, on fake tensors: torch runs every
                  operation without data, and each storage is counted from birth to death
-    flops        against torch.utils.flop_counter
-    deepspeed    `scaled.learner` for real at small size, ZeRO-2 and ZeRO-3, 1 and 2 ranks: bytes of all its
-                 tensors at rest, and the peak of live bytes in forward and step
+    flops        a bare model against torch.utils.flop_counter
+    learner      FLOPs of `scaled.learner` itself, packing, recomputation and logits included, against that counter
+    deepspeed    `scaled.learner` for real at small size, ZeRO-2 and ZeRO-3, 1 and 2 ranks: bytes of its weights,
+                 optimizer and gradients, of all its tensors at rest, and the peak of live bytes in each phase
+    vllm         `scaled.sampler` for real, alone and in a tensor-parallel group: bytes of its KV cache for each
+                 token that it has room for (its weights cannot be counted: the CPU build repacks them)
 
     python benchmarks/plan_check.py --docs           # writes the generated parts of docs/plan-32b.md
 
@@ -35,7 +38,7 @@ import sys
 import tempfile
 import unittest.mock
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +56,7 @@ from scaled.head import CriticModule, PolicyModule
 from scaled.shapes import Shape, count, forward_flops, layer_activation_bytes, model_config, shape_of
 
 Row = dict[str, Any]
+CHECKS = ("parameters", "saved", "peak", "flops", "learner", "deepspeed", "vllm")
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "plan-32b.md"
 PUBLISHED = {  # model cards of Qwen/Qwen2.5-<size>, in billions
@@ -72,13 +76,15 @@ def row(check: str, case: str, planned: float, measured: float, unit: str) -> Ro
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts bytes of storages from birth to death; those alive before, such as weights, do not count."""
+    """Counts bytes of storages from birth to death, those that are alive at the start included."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.old = {t.untyped_storage()._cdata for t in tensors_alive()}
         self.sizes: dict[int, int] = {}
         self.live = self.peak = 0
+        for t in tensors_alive():
+            self.born(t.untyped_storage())
+        self.start = self.live
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -90,7 +96,7 @@ class LiveBytes(TorchDispatchMode):
     def born(self, storage: Any) -> None:
         """Notes a storage, unless it is known."""
         key = storage._cdata
-        if key not in self.sizes and key not in self.old:
+        if key not in self.sizes:
             self.sizes[key] = storage.nbytes()
             self.live += storage.nbytes()
             self.peak = max(self.peak, self.live)
@@ -109,7 +115,7 @@ def tensors_alive() -> list[torch.Tensor]:
 
 def bytes_alive() -> int:
     """Bytes of their storages, each once."""
-    return sum({s._cdata: s.nbytes() for s in (t.untyped_storage() for t in tensors_alive())}.values())
+    return storage_bytes(tensors_alive())
 
 
 def check_parameters() -> Iterator[Row]:
@@ -225,7 +231,7 @@ def fake_peak(job: Job, kind: str, dtype: torch.dtype, backward: bool) -> int:
             )
             if backward:
                 out.sum().backward()
-    return live.peak
+    return live.peak - live.start
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -273,7 +279,6 @@ class Measure:
             torch.cuda.reset_peak_memory_stats()
         else:
             self.mode = LiveBytes()
-            self.before = bytes_alive()
             self.mode.__enter__()
         return self
 
@@ -288,7 +293,7 @@ class Measure:
         """The peak so far, in bytes beyond the base."""
         if torch.cuda.is_available():
             return torch.cuda.max_memory_allocated() - self.base
-        return self.before - self.base + self.mode.peak
+        return self.mode.peak - self.base
 
     @contextlib.contextmanager
     def apart(self, engine: Any) -> Iterator[Measure]:
@@ -327,7 +332,8 @@ def learner_rows(folder: Path, config: Any, tokens: int, bucket: float, **settin
         result = default(c, s)
         size = {"reduce_bucket_size": int(bucket), "stage3_max_live_parameters": int(bucket)}
         size |= {"stage3_max_reuse_distance": int(bucket), "stage3_prefetch_bucket_size": int(bucket) // 20}
-        result["zero_optimization"] |= size | {"stage3_param_persistence_threshold": 0}
+        # Reduction overlaps with the backward pass as on a GPU: that decides how many buckets there are.
+        result["zero_optimization"] |= size | {"stage3_param_persistence_threshold": 0, "overlap_comm": True}
         return result
 
     learner_module.deepspeed_config = with_buckets
@@ -347,12 +353,18 @@ def learner_rows(folder: Path, config: Any, tokens: int, bucket: float, **settin
             base = torch.cuda.memory_allocated() if torch.cuda.is_available() else bytes_alive()
             learner = learner_module.DeepSpeedLearner(folder, kind, job.config, job.settings, world)  # type: ignore
             rest = (torch.cuda.memory_allocated() if torch.cuda.is_available() else bytes_alive()) - base
+            parts = part_bytes(learner)
             with Measure(base) as forward:
                 learner.forward(rollout)
             with Measure(base) as backward, backward.apart(learner.engine) as step:
                 learner.step(rollout, sum_loss("logprobs" if kind == "actor" else "values"), 1e-4)
             words = ", ".join(f"{k} {v}" for k, v in settings.items())
             name = f"{kind}, {world.size} rank(s), {words}"
+            planned = costs.resident(setup, kind, shape)
+            for part, x in parts.items():
+                # On the CPU an offloaded optimizer lies where the others do.
+                expected = 12 * shape.parameters / world.size if part == "optimizer" else planned.get((kind, part), x)
+                yield row("deepspeed", f"{part}: {name}", expected, x, "bytes")
             yield from compare(setup, kind, shape, name, rest, forward.peak, backward.peak, step.peak)
             learner.engine.destroy()
             del learner
@@ -360,6 +372,25 @@ def learner_rows(folder: Path, config: Any, tokens: int, bucket: float, **settin
     finally:
         learner_module.deepspeed_config = default
         torch.optim.AdamW = adam  # type: ignore[misc]
+
+
+def part_bytes(learner: Any) -> dict[str, int]:
+    """Bytes on this rank of weights, optimizer (master weights and moments) and, under ZeRO-3, gradients."""
+    optimizer = learner.engine.optimizer
+    state = [x for s in optimizer.optimizer.state.values() for x in s.values() if x.ndim]
+    if learner.settings.zero_stage == 3:
+        weights = [p.ds_tensor for p in learner.model.parameters()]
+        parts = {"gradients": [optimizer.grad_partitions_flat_buffer]}
+        master = optimizer.fp32_partitioned_groups_flat
+    else:
+        weights, parts, master = list(learner.model.parameters()), {}, optimizer.single_partition_of_fp32_groups
+    parts = {"weights": weights, "optimizer": [*state, *master]} | parts
+    return {name: storage_bytes(tensors) for name, tensors in parts.items()}
+
+
+def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes of their storages, each once."""
+    return sum({s._cdata: s.nbytes() for s in (t.untyped_storage() for t in tensors)}.values())
 
 
 def compare(
@@ -382,6 +413,70 @@ def compare(
         yield row("deepspeed", f"{what}: {name}", planned, measured, "bytes")
 
 
+def check_learner() -> Iterator[Row]:
+    """FLOPs of a learner's forward pass and step; eager attention, of which the counter sees the whole square."""
+    from scaled.learner import DeepSpeedLearner
+    from scaled.world import start
+
+    world, tokens = start(), 512
+    with tempfile.TemporaryDirectory() as folder:
+        random_model(Path(folder), SMALL, torch.float32)
+        for checkpointing in (True, False):
+            job = job_for(
+                folder, token_budget=tokens, attention="eager", dtype="float32", zero_stage=2, logits_chunk=256,
+                activation_checkpointing=checkpointing, max_prompt_tokens=16, max_new_tokens=48,
+            )  # fmt: skip
+            setup = planning.make_setup(job)
+            rollout = random_rollout(16, 64, SMALL.vocab_size)  # two full micro-batches
+            work = costs.Load(16, 16, 16 * 64, 16 * 48, 16 * 64**2)
+            for kind, shape in setup.learners:
+                learner = DeepSpeedLearner(folder, kind, job.config, job.settings, world)  # type: ignore[arg-type]
+                with FlopCounterMode(display=False) as forward:
+                    learner.forward(rollout)
+                with FlopCounterMode(display=False) as update:
+                    learner.step(rollout, sum_loss("logprobs" if kind == "actor" else "values"), 1e-4)
+                for name, counter, backward in (("forward", forward, False), ("update", update, True)):
+                    planned = costs.pass_flops(setup, shape, work, backward)
+                    words = f"{name}: {kind}, {'' if checkpointing else 'no '}checkpointing"
+                    yield row("learner", words, planned, counter.get_total_flops(), "FLOPs")
+                learner.engine.destroy()
+
+
+def check_vllm(most: int | None = None) -> Iterator[Row]:
+    """KV cache of a real engine on all ranks."""
+    from minivapo.base import BASES
+    from minivapo.local import load_tokenizer
+    from scaled.sampler import VllmSampler
+    from scaled.world import start
+
+    world = start()
+    shape = {k: getattr(SMALL, k) for k in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")}
+    shape |= {"intermediate_size": SMALL.intermediate_size, "max_position_embeddings": 4096}
+    for kv_heads, dtype in ((4, "bfloat16"), (1, "float32"))[:most]:
+        with tempfile.TemporaryDirectory() as folder:
+            config = transformers.LlamaConfig(**shape, num_key_value_heads=kv_heads, tie_word_embeddings=False)
+            path = Path(world.agree(lambda: folder))
+            if world.rank == 0:
+                config.architectures = ["LlamaForCausalLM"]
+                config.save_pretrained(path)  # vLLM is asked for no weights
+                load_tokenizer(BASES / "chain").save_pretrained(path)
+            world.sum(torch.zeros(1))
+            job = job_for(str(path), dtype=dtype, tensor_parallel=world.size, ranks=world.size)
+            setup = planning.make_setup(job)
+            sampler = VllmSampler(path, job.config, job.settings, world, [0])
+            [cache] = sampler.llm.collective_rpc(cache_bytes)
+            cached = sampler.llm.llm_engine.vllm_config.cache_config
+            slots = cached.num_gpu_blocks * cached.block_size
+            words = f"{world.size} rank(s) an engine, {kv_heads} key-value heads, {dtype}"
+            yield row("vllm", f"KV cache: {words}", costs.kv_token_bytes(setup), cache / slots, "bytes a token")
+            world.sum(torch.zeros(1))
+
+
+def cache_bytes(worker: Any) -> int:
+    """Bytes of a vLLM worker's KV cache."""
+    return storage_bytes(tree_iter(worker.model_runner.kv_caches))
+
+
 class FusedAdamW(torch.optim.AdamW):
     """The fused kernel, which the learner uses on GPUs: without it a step on the CPU makes temporaries."""
 
@@ -389,7 +484,7 @@ class FusedAdamW(torch.optim.AdamW):
         super().__init__(*args, **keywords | {"fused": True})
 
 
-def check_deepspeed(device: str, model: str, tokens: int) -> Iterator[Row]:
+def check_deepspeed(device: str, model: str, tokens: int, most: int | None = None) -> Iterator[Row]:
     """ZeRO stages and dtypes; small on the CPU, a real shape on a GPU."""
     on_gpu = device == "cuda"
     config = model_config(model) if on_gpu else SMALL
@@ -400,25 +495,28 @@ def check_deepspeed(device: str, model: str, tokens: int) -> Iterator[Row]:
         )
     ]  # fmt: skip
     cases.append({"zero_stage": 3, "dtype": "bfloat16", "offload_optimizer": True})
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        cases.append({"zero_stage": 3, "dtype": "bfloat16", "sequence_parallel": 2})
+        cases.append({"zero_stage": 2, "dtype": "float32", "sequence_parallel": 2, "activation_checkpointing": False})
     attention = "auto" if on_gpu else "sdpa"
     with tempfile.TemporaryDirectory() as folder:
         rank = int(os.environ.get("RANK", "0"))
         path = Path(os.environ.get("PLAN_CHECK_MODEL", folder))
         if rank == 0 and not (path / "config.json").exists():
             random_model(path, config, torch.bfloat16)
-        for case in cases if not on_gpu else cases[:2]:
+        for case in cases[: 2 if on_gpu else most]:
             bucket = 5e8 if on_gpu else 2e6
             yield from learner_rows(path, config, tokens, bucket, attention=attention, logits_chunk=256, **case)
 
 
-def under_torchrun(ranks: int) -> list[Row]:
-    """`deepspeed` again on several ranks; the rows of rank 0."""
+def under_torchrun(ranks: int, check: str) -> list[Row]:
+    """A check on several ranks, or in a process of its own; the rows of rank 0."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "rows.json"
         random_model(Path(folder) / "model", SMALL, torch.bfloat16)
         words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), __file__]
         environment = os.environ | {"PLAN_CHECK_MODEL": str(Path(folder) / "model"), "OMP_NUM_THREADS": "1"}
-        subprocess.run([sys.executable, *words, "--only", "deepspeed", "--json", str(out)], env=environment, check=True)
+        subprocess.run([sys.executable, *words, "--only", check, "--json", str(out)], env=environment, check=True)
         return json.loads(out.read_text())["rows"]
 
 
@@ -428,7 +526,8 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--model", default="Qwen2.5-1.5B", help="shape for --device cuda")
     parser.add_argument("--tokens", type=int, help="token budget of the learner's checks")
-    parser.add_argument("--only", choices=["parameters", "saved", "peak", "flops", "deepspeed"])
+    parser.add_argument("--only", choices=CHECKS)
+    parser.add_argument("--cases", type=int, help="only so many cases of deepspeed and vllm")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--docs", action="store_true", help="only write docs/plan-32b.md anew")
     args = parser.parse_args()
@@ -438,10 +537,13 @@ def main() -> None:
     tokens = args.tokens or (16384 if args.device == "cuda" else 1024)
     checks = {
         "parameters": check_parameters, "saved": check_saved, "flops": check_flops, "peak": check_peak,
-        "deepspeed": lambda: check_deepspeed(args.device, args.model, tokens),
+        "learner": check_learner, "deepspeed": lambda: check_deepspeed(args.device, args.model, tokens, args.cases),
+        "vllm": lambda: check_vllm(args.cases),
     }  # fmt: skip
     if args.device == "cuda":
         checks = {"deepspeed": checks["deepspeed"]}
+    elif args.only is None:
+        del checks["vllm"]  # it changes the process: below, in its own
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     rows: list[Row] = []
     for name, check in checks.items():
@@ -450,8 +552,8 @@ def main() -> None:
                 rows.append(found)
                 if int(os.environ.get("RANK", "0")) == 0:
                     print(f"{found['error']:+8.2%}  {found['check']:<10} {found['case']}", flush=True)
-    if alone and args.device == "cpu" and args.only in (None, "deepspeed") and not args.json:
-        rows += under_torchrun(2)
+    if alone and args.device == "cpu" and args.only is None:
+        rows += [*under_torchrun(2, "deepspeed"), *under_torchrun(1, "vllm"), *under_torchrun(2, "vllm")]
     if int(os.environ.get("RANK", "0")):
         return
     if args.only is None or args.json:
