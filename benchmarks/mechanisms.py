@@ -29,7 +29,7 @@ from minivapo.base import BASES
 from minivapo.data import Rollout, derive_seed
 from minivapo.local import LocalEngine, LocalLearner, load_critic
 from minivapo.run import git_commit
-from minivapo.tasks import FILLERS, HARD, make_task
+from minivapo.tasks import FILLERS, HARD, Chain, ChainSpec, make_task
 from minivapo.vapo import (
     GRPO,
     VAPO,
@@ -329,7 +329,7 @@ def sparse_task() -> m.ProblemSet:
     path = OUT / "sparse_problems.csv"
     drawn = TASK.train_problems(0, 1280, 4000)
     problems = [p for p in drawn if sum(p.prompt.split().count(o) for o in HARD) == 4 and len(p.prompt.split()) <= 22]
-    task = m.ProblemSet(TASK, problems[:48], every_step=True)
+    task = m.ProblemSet(Chain(ChainSpec(every_line=True)), problems[:48])
     if not path.exists() or [p.prompt for p in m.read_problems(path)] != [p.prompt for p in task.problems]:
         engine = engine_for(dataclasses.replace(CONFIG, seed=4000))
         tries = m.continue_prefixes(engine, task, task.problems, [[] for _ in task.problems], 32, seed=6)

@@ -591,12 +591,10 @@ class ProblemSet:
     Args:
         task: judges the responses.
         problems: the problems, for training and evaluation alike.
-        every_step: a right answer counts only if the task finds no wrong step on the way (`first_error`). In a task
-            with ten answers a guess is right in 10 % of cases; this takes such luck away, and makes rewards sparse.
     """
 
-    def __init__(self, task: Any, problems: Sequence[Problem], every_step: bool = False) -> None:
-        self.task, self.problems, self.every_step = task, list(problems), every_step
+    def __init__(self, task: Any, problems: Sequence[Problem]) -> None:
+        self.task, self.problems = task, list(problems)
         self.name, self.stop = task.name, task.stop
 
     def train_problems(self, start: int, count: int, seed: int) -> list[Problem]:
@@ -614,8 +612,4 @@ class ProblemSet:
 
     def judge(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[bool | None]:
         """See `minivapo.vapo.Task.judge`."""
-        verdicts = self.task.judge(problems, responses)
-        if not self.every_step:
-            return verdicts
-        wrong = [self.task.first_error(p, r.split()) is not None for p, r in zip(problems, responses, strict=True)]
-        return [v and not w for v, w in zip(verdicts, wrong, strict=True)]
+        return self.task.judge(problems, responses)

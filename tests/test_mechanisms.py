@@ -253,13 +253,6 @@ def test_problem_set_deals_every_problem_once_a_cycle(chain):
     assert task.judge(problems[:1], [f"= {problems[0].answer}"]) == [True]
 
 
-def test_problem_set_can_ask_for_every_step(chain):
-    problem = Problem("4 A inc B add3 ?", "8", "x")
-    lucky, honest = "A hm 6 B so 8 = 8", "A hm 5 B so 8 = 8"
-    assert m.ProblemSet(chain, [problem]).judge([problem] * 2, [lucky, honest]) == [True, True]
-    strict = m.ProblemSet(chain, [problem], every_step=True)
-    assert strict.judge([problem] * 3, [lucky, honest, "= 8"]) == [False, True, False]
-
 
 def test_problem_set_trains(chain, tiny_model, small):
     task = m.ProblemSet(chain, chain.train_problems(0, 3, 0))
