@@ -253,7 +253,6 @@ def test_problem_set_deals_every_problem_once_a_cycle(chain):
     assert task.judge(problems[:1], [f"= {problems[0].answer}"]) == [True]
 
 
-
 def test_problem_set_trains(chain, tiny_model, small):
     task = m.ProblemSet(chain, chain.train_problems(0, 3, 0))
     config = small("vapo", group_size=4, seed=derive_seed("x"))
