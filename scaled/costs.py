@@ -341,12 +341,10 @@ def kv_token_bytes(setup: Setup) -> float:
 
 def sampler_memory(setup: Setup) -> Memory:
     """vLLM awake. It fills its share of the GPU: what weights and buffers leave becomes KV cache."""
-    fixed = setup.assume.sampler_fixed_gib * GIB
-    pool = setup.job.settings.sampler_memory * setup.gpu.memory - sampler_weights(setup) - fixed
     return {
         ("vllm", "weights"): sampler_weights(setup),
-        ("vllm", "fixed"): fixed,
-        ("vllm", "KV cache"): max(pool, kv_token_bytes(setup) * setup.longest),
+        ("vllm", "fixed"): setup.assume.sampler_fixed_gib * GIB,
+        ("vllm", "KV cache"): max(kv_pool(setup), kv_token_bytes(setup) * setup.longest),
     }
 
 

@@ -40,6 +40,9 @@ from scaled.costs import (
 )
 from scaled.shapes import KNOWN, shape_of
 
+ERRORS = {"memory at rest": (-1, 1), "memory at its peak": (-3, 16), "FLOPs": (-1, 1)}
+"""(plan − measured) / measured in percent, least and most, of `benchmarks/plan_check.csv`; a test compares them."""
+
 # ---------------------------------------------------------------------------------------------------------
 # The plan
 # ---------------------------------------------------------------------------------------------------------
@@ -94,6 +97,7 @@ class Plan:
             "fits": self.fits,
             "reasons": list(self.reasons),
             "suggestions": list(self.suggestions),
+            "error_percent": ERRORS,
         }
 
 
@@ -381,6 +385,12 @@ def verdict(plan: Plan) -> list[str]:
     return ["does not fit.", *(f"- {r}" for r in plan.reasons), "change:", *(f"- {x}" for x in plan.suggestions)]
 
 
+def checked() -> str:
+    """One line: how far the plan was from measurement."""
+    found = ", ".join(f"{name} {low:+d} to {high:+d} %" for name, (low, high) in ERRORS.items())
+    return f"error against small real engines on CPUs (docs/plan-32b.md): {found}; seconds were never measured."
+
+
 def show(plan: Plan) -> None:
     """Prints the plan with rich."""
     from rich.console import Console
@@ -400,6 +410,7 @@ def show(plan: Plan) -> None:
         table.add_row(*row)
     console.print(table)
     console.print("\n".join(verdict(plan)), highlight=False, style="green" if plan.fits else "red")
+    console.print(checked(), highlight=False)
 
 
 @dataclass(frozen=True)
@@ -420,7 +431,7 @@ def markdown(plan: Plan) -> str:
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     lines += ["", "| phase | time | share |", "|---|--:|--:|"]
     lines += ["| " + " | ".join(row) + " |" for row in time_rows(plan)]
-    return "\n".join([*lines, "", *verdict(plan)])
+    return "\n".join([*lines, "", *verdict(plan), "", checked()])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

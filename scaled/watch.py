@@ -25,7 +25,7 @@ def reason(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "stopped"
     if any(sign in text.lower() for sign in LOST):
-        return f"another rank was lost or hangs ({type(error).__name__}: {text[:160]})"
+        return f"another rank was lost or hangs: see its own line, if any ({type(error).__name__}: {text[:160]})"
     return f"{type(error).__name__}: {text}"
 
 
