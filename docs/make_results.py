@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from minivapo.ablate import PAPER, TABLE_HEAD, draw_table, format_table, table
+from minivapo.mechanisms import read_table
 
 HERE = Path(__file__).parent
 RATES = {"7e-5": "", "1e-4": "+actor_lr=1e-4+critic_lr=2e-4"}
@@ -81,7 +82,60 @@ def markdown(results: list[dict]) -> str:
 
         shares = [f"{100 * mean('accuracy_' + part):.0f}" for part in ("short", "mid", "long")]
         costs.append((row, *shares, *(f"{mean(x):.0f}" for x in ("response_length", "samples", "cpu_seconds"))))
-    return "\n".join([*lines, COSTS, *rows_of(costs, head), "", notes()])
+    return "\n".join([*lines, COSTS, *rows_of(costs, head), "", *mechanisms(), notes()])
+
+
+def measured(name: str, column: str, **where: object) -> float:
+    """The mean of a column of a mechanism's file over the rows that fit."""
+    rows = read_table(HERE / "results" / "mechanisms" / f"{name}.csv")
+    chosen = [r[column] for r in rows if all(r[k] == v for k, v in where.items())]
+    return sum(chosen) / len(chosen)
+
+
+def mechanisms() -> list[str]:
+    """What each repair does by itself, one line each, from the files of `benchmarks/mechanisms.py`."""
+
+    def value(critic: str) -> str:
+        at = {"critic": critic, "position": 0.125}
+        return f"{measured('value_bias', 'bias', **at):+.2f} ({measured('value_bias', 'correlation', **at):.2f})"
+
+    def reach(length: int) -> str:
+        return f"{measured('reach', 'weight_of_reward', length=length, lam_critic=0.95, position=0):.2g}"
+
+    def error(kind: str, setting: float) -> str:
+        of = {"kind": kind, "setting": setting}
+        short, long = (measured("advantage_error", "error_of_10", responses=r, **of) for r in ("short", "long"))
+        return f"{short:.3f} ({long:.3f})"
+
+    def share(loss: str) -> str:
+        of = {"policy": "base", "advantage": "gae", "length": ">=60"}
+        return f"{measured('gradient_share', 'gradient', loss=loss, **of):.0%}"
+
+    def clipped(clip_high: float) -> str:
+        at = {"clip_high": clip_high, "step": 6}
+        return f"{measured('clip', 'clipped_high', **at):.2%} (entropy {measured('clip', 'entropy', **at):.2f})"
+
+    def right(mu: float) -> str:
+        return f"{measured('positive_loss', 'accuracy', positive_coef=mu, step=6):.0%}"
+
+    def mixed(n: int) -> str:
+        return f"{measured('mixed_groups', 'measured', problems='sparse', group_size=n):.0%}"
+
+    of = "of the true value one eighth into a response"
+    cells = [
+        ("Value-Pretraining", f"bias of the critic (and correlation) {of}", value("reward-model"), value("pretrained")),
+        ("Decoupled-GAE", "weight of the reward in the first token's target; 20, 100, 400 tokens, λ = 0.95 → 1",
+         f"{reach(20)}, {reach(100)}, {reach(400)}", "1, 1, 1"),
+        ("Length-adaptive GAE", "squared error of the advantage, mean of 10 samples; short (long) responses, "
+         "λ = 0.95 → α = 0.05", error("lambda", 0.95), error("alpha", 0.05)),
+        ("", "the same, λ = 1 → α = 1", error("lambda", 1), error("alpha", 1)),
+        ("Token-level loss", "share of the gradient from responses of 60 tokens and more, which hold 58 % of the tokens",
+         share("sample"), share("token")),
+        ("Clip-Higher", "tokens clipped above, after 6 rollouts", clipped(0.2), clipped(0.28)),
+        ("Positive-example LM loss", "problems solved 1 in 50: right after 6 rollouts, two seeds", right(0), right(0.1)),
+        ("Group-Sampling", "the same problems: groups of 2 → 16 that are mixed", mixed(2), mixed(16)),
+    ]  # fmt: skip
+    return ["## The mechanisms by themselves", "", MECHANISMS, *rows_of(cells, ("repair", "", "without", "with")), ""]
 
 
 def notes() -> str:
@@ -98,6 +152,13 @@ over seeds; a lead is VAPO minus the row, paired by seed.
 COSTS = """## Where the points are, and what they cost
 
 At 7e-5. Accuracy by third of the prompt length; samples and CPU seconds include the critic's pretraining.
+"""
+
+
+MECHANISMS = """Each against the truth, on the `chain` task (`python benchmarks/mechanisms.py`; the files in
+`docs/results/mechanisms` name command and commit, the notebooks draw them). One or two seeds each: measurements of these
+policies, not claims about all. With this critic and at these lengths α = 0.05 is *too short* a horizon, λ = 0.95 errs
+less: the paper's α belongs to responses of thousands of tokens.
 """
 
 
