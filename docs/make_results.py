@@ -129,10 +129,10 @@ def mechanisms() -> list[str]:
         ("Length-adaptive GAE", "squared error of the advantage, mean of 10 samples; short (long) responses, "
          "λ = 0.95 → α = 0.05", error("lambda", 0.95), error("alpha", 0.05)),
         ("", "the same, λ = 1 → α = 1", error("lambda", 1), error("alpha", 1)),
-        ("Token-level loss", "share of the gradient from responses of 60 tokens and more, which hold 58 % of the tokens",
+        ("Token-level loss", "share of the gradient from responses of 60 tokens and more (58 % of all tokens)",
          share("sample"), share("token")),
         ("Clip-Higher", "tokens clipped above, after 6 rollouts", clipped(0.2), clipped(0.28)),
-        ("Positive-example LM loss", "problems solved 1 in 50: right after 6 rollouts, two seeds", right(0), right(0.1)),
+        ("Positive-example LM loss", "problems solved 1 in 50: right after 6 rollouts, 2 seeds", right(0), right(0.1)),
         ("Group-Sampling", "the same problems: groups of 2 → 16 that are mixed", mixed(2), mixed(16)),
     ]  # fmt: skip
     return ["## The mechanisms by themselves", "", MECHANISMS, *rows_of(cells, ("repair", "", "without", "with")), ""]
@@ -156,8 +156,8 @@ At 7e-5. Accuracy by third of the prompt length; samples and CPU seconds include
 
 
 MECHANISMS = """Each against the truth, on the `chain` task (`python benchmarks/mechanisms.py`; the files in
-`docs/results/mechanisms` name command and commit, the notebooks draw them). One or two seeds each: measurements of these
-policies, not claims about all. With this critic and at these lengths α = 0.05 is *too short* a horizon, λ = 0.95 errs
+`docs/results/mechanisms` name command and commit, the notebooks draw them). One or two seeds each: measured on these
+policies, no claim about all. With this critic and at these lengths α = 0.05 is *too short* a horizon, λ = 0.95 errs
 less: the paper's α belongs to responses of thousands of tokens.
 """
 
