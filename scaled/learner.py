@@ -504,7 +504,9 @@ class TensorFiles:
     def read(self, name: str, size: torch.Size) -> Tensor:
         """A tensor in fp32, on the CPU of every rank (bf16 weights are exact in fp32)."""
         if name not in self.names:
-            raise UserError(f"the checkpoint has no tensor '{name}': it is of another model; resume the run it is from.")
+            raise UserError(
+                f"the checkpoint has no tensor '{name}': it is of another model; resume the run it is from."
+            )
         x = self.where[name].get_tensor(name).float() if self.world.rank == 0 else torch.empty(size)
         if self.world.size > 1:
             dist.broadcast(x, src=0)
