@@ -39,7 +39,7 @@ def environment(**extra: str) -> dict[str, str]:
     return {**os.environ, **fixed, **extra}
 
 
-def torchrun(ranks: int, *words: object, timeout: float = 300, **extra: str) -> subprocess.CompletedProcess:
+def torchrun(ranks: int, *words: object, timeout: float = 900, **extra: str) -> subprocess.CompletedProcess:
     """Runs a command on so many ranks of this machine; `words` is a script or `-m module`, and its arguments."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
     start = time.monotonic()
@@ -55,7 +55,7 @@ def torchrun(ranks: int, *words: object, timeout: float = 300, **extra: str) -> 
     return done
 
 
-def results(ranks: int, script: str, out: Path, *words: object, timeout: float = 300) -> dict:
+def results(ranks: int, script: str, out: Path, *words: object, timeout: float = 900) -> dict:
     """Runs a worker of this folder, which writes its findings as JSON, and returns them."""
     out.parent.mkdir(parents=True, exist_ok=True)
     done = torchrun(ranks, HERE / script, out, *words, timeout=timeout)

@@ -51,7 +51,7 @@ def test_its_policy_is_evaluated_on_aime(trained, data, tmp_path):
     words += ["--out", tmp_path / "result.json"]
     done = subprocess.run(
         [sys.executable, "-m", "minivapo.cli", *map(str, words)], capture_output=True, text=True, env=environment(),
-        cwd=tmp_path, timeout=300,
+        cwd=tmp_path, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
     result = json.loads((tmp_path / "result.json").read_text())

@@ -33,7 +33,7 @@ def found(models, critic, tmp_path_factory):
     def get(ranks: int) -> dict:
         if ranks not in cache:
             out = folder / f"{ranks}.json"
-            cache[ranks] = results(ranks, "update_worker.py", out, models, folder / f"checkpoint-{ranks}", timeout=600)
+            cache[ranks] = results(ranks, "update_worker.py", out, models, folder / f"checkpoint-{ranks}")
         return cache[ranks]
 
     get.folder = folder
