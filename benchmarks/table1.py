@@ -1,6 +1,6 @@
 """The frozen table of docs/protocol.md: one line that runs it all, resumes, and writes table1.csv.
 
-    python benchmarks/table1.py --bases minivapo/bases/chain base1 base3 --out runs/table1
+    python benchmarks/table1.py --bases minivapo/bases/chain base1 base2 --out runs/table1
 
 Further flags go to `minivapo ablate`, say --jobs 4.
 """
