@@ -28,13 +28,16 @@ def found(models, critic, tmp_path_factory):
     """Findings of one job for each number of ranks; each loads what the one before saved."""
     require("deepspeed")
     folder = tmp_path_factory.mktemp("updates")
-    cache: dict[int, dict] = {}
+    cache: dict[int, dict | None] = {}
 
     def get(ranks: int) -> dict:
         if ranks not in cache:
+            cache[ranks] = None  # a job that fails is not started again for each of its tests
             out = folder / f"{ranks}.json"
             cache[ranks] = results(ranks, "update_worker.py", out, models, folder / f"checkpoint-{ranks}")
-        return cache[ranks]
+        found = cache[ranks]
+        assert found is not None, f"the job on {ranks} ranks failed: see the first of its tests"
+        return found
 
     get.folder = folder
     return get
