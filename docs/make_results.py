@@ -64,9 +64,12 @@ def markdown(results: list[dict]) -> str:
     rates = {name: at_rate(results, suffix) for name, suffix in RATES.items()}
     rates = {name: rows for name, rows in rates.items() if rows}
     own, chosen = at_own_rate(rates)
-    lines = [PREFACE, "## Each row at the better of its learning rates", "", *verdict_table(own, chosen)]
+    several = len(rates) > 1
+    title = "Each row at the better of its learning rates" if several else f"All rows at {next(iter(rates))}"
+    lines = [PREFACE, f"## {title}", "", *verdict_table(own, chosen if several else None)]
     lines += ["![Score of each row with its interval, beside the paper's](images/table1.png)", ""]
-    for name, part in rates.items():
+    lines += ["![Learning curves, mean and range over seeds, critic charged](images/table1-curves.png)", ""]
+    for name, part in rates.items() if several else ():
         lines += [f"## All rows at learning rate {name}", "", *verdict_table(part)]
     plain = [r for r in results if not any(s and r["preset"].endswith(s) for s in RATES.values())]
     extra = [r for r in table(plain) if r["row"] not in PAPER]
