@@ -65,7 +65,7 @@ def markdown(results: list[dict]) -> str:
     rates = {name: rows for name, rows in rates.items() if rows}
     own, chosen = at_own_rate(rates)
     several = len(rates) > 1
-    title = "Each row at the better of its learning rates" if several else f"All rows at {next(iter(rates))}"
+    title = "Each row at the better of its learning rates" if several else f"All rows at rate {next(iter(rates))}"
     lines = [PREFACE, f"## {title}", "", *verdict_table(own, chosen if several else None)]
     lines += ["![Score of each row with its interval, beside the paper's](images/table1.png)", ""]
     lines += ["![Learning curves, mean and range over seeds, critic charged](images/table1-curves.png)", ""]
