@@ -17,7 +17,7 @@ PROBLEM = Problem("4 A inc B twist C add3 ?", "7", "x")  # 5, 4, 7
 
 
 def test_pending_by_hand():
-    words = "A hm 5 B so careful 5 twist 4 C ok 7 = 7 <eos>".split()
+    words = ["A", "hm", "5", "B", "so", "careful", "5", "twist", "4", "C", "ok", "7", "=", "7", "<eos>"]
     states = Proof().pending(PROBLEM, words)
     whole = ["inc", "twist", "add3", "="]
     assert states[:3] == [whole] * 3
@@ -28,7 +28,7 @@ def test_pending_by_hand():
 
 
 def test_pending_is_none_after_a_slip():
-    states = Proof().pending(PROBLEM, "A hm 5 B so 9 C ok 7 = 7".split())
+    states = Proof().pending(PROBLEM, ["A", "hm", "5", "B", "so", "9", "C", "ok", "7", "=", "7"])
     assert states[5] == ["twist", "add3", "="]  # before the wrong digit all was well
     assert states[6:] == [None] * 5
 
