@@ -544,25 +544,28 @@ def main() -> None:
         checks = {"deepspeed": checks["deepspeed"]}
     elif args.only is None:
         del checks["vllm"]  # it changes the process: below, in its own
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
-    rows: list[Row] = []
+    first = int(os.environ.get("RANK", "0")) == 0
     for name, check in checks.items():
-        if args.only in (None, name):
-            for found in check():
-                rows.append(found)
-                if int(os.environ.get("RANK", "0")) == 0:
-                    print(f"{found['error']:+8.2%}  {found['check']:<10} {found['case']}", flush=True)
-    if alone and args.device == "cpu" and args.only is None:
-        rows += [*under_torchrun(2, "deepspeed"), *under_torchrun(1, "vllm"), *under_torchrun(2, "vllm")]
-    if int(os.environ.get("RANK", "0")):
-        return
-    if args.only is None or args.json:
-        write(rows, args)
+        rows: list[Row] = []
+        for found in check() if args.only in (None, name) else ():
+            rows.append(found)
+            if first:
+                print(f"{found['error']:+8.2%}  {found['check']:<10} {found['case']}", flush=True)
+        if rows and first:
+            write(rows, args)
+    if args.device == "cpu" and args.only is None:
+        for ranks, name in ((2, "deepspeed"), (1, "vllm"), (2, "vllm")):
+            write(under_torchrun(ranks, name), args)
 
 
 def write(rows: list[Row], args: argparse.Namespace) -> None:
-    """The CSV, and the JSON with where it was measured."""
+    """Rows into the JSON, with where they were measured, and the CSV; rows of other cases stay there."""
     name = "plan_check" if args.device == "cpu" else f"plan_check_{args.device}"
+    path = args.json or HERE / f"{name}.json"
+    known = json.loads(path.read_text())["rows"] if path.exists() else []
+    new = {(r["check"], r["case"]) for r in rows}
+    rows = [r for r in known if (r["check"], r["case"]) not in new] + rows
+    rows.sort(key=lambda r: CHECKS.index(r["check"]))
     about = {
         "command": f"python benchmarks/plan_check.py --device {args.device}",
         "torch": torch.__version__,
@@ -574,7 +577,6 @@ def write(rows: list[Row], args: argparse.Namespace) -> None:
         ).stdout.strip(),
         "not_run": [] if args.device == "cuda" else ["--device cuda: allocator, kernels and buffers of a real GPU"],
     }
-    path = args.json or HERE / f"{name}.json"
     path.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
     if args.json is None:
         with (HERE / f"{name}.csv").open("w", newline="") as file:

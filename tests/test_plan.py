@@ -1,6 +1,7 @@
 """The plan: exact counts, the formulas of ZeRO, monotony, advice that is true, and every shipped config."""
 
 import dataclasses
+import importlib.util
 import json
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ from minivapo.data import UserError
 from scaled import costs
 from scaled.config import make_job, read_job
 from scaled.costs import GIB, GPUS, Assumptions
-from scaled.plan import main, make_setup, plan
+from scaled.plan import ERRORS, changes, main, make_setup, plan
 from scaled.shapes import count, forward_flops, layer_activation_bytes, model_config, shape_of
 
 CONFIGS = sorted((Path(__file__).parent.parent / "scaled" / "configs").glob("*.yaml"))
@@ -293,7 +294,7 @@ def test_command(capsys, tmp_path):
     path.write_text("\n".join(f"{k}: {v}" for k, v in JOB.items()))
     assert main([str(path)]) == 0
     out = capsys.readouterr().out
-    assert "fits" in out and "KV cache" in out and "whole run" in out
+    assert "fits" in out and "KV cache" in out and "whole run" in out and "error against" in out
     assert main([str(path), "--gpu", "rtx4080-16", "--token-budget", "8192"]) == 1
     assert "does not fit" in capsys.readouterr().out
     assert main([str(path), "--format", "json", "--response-share", "0.5"]) == 0
@@ -350,8 +351,62 @@ def test_assumptions_about_the_learner_are_its_own():
     assert a.push_elements == learner.GATHER
 
 
+def test_the_error_that_the_plan_states_is_the_measured_one():
+    import csv
+    from collections import defaultdict
+
+    with (Path(__file__).parent.parent / "benchmarks" / "plan_check.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["check"] for row in rows} == {"parameters", "saved", "flops", "peak", "learner", "deepspeed", "vllm"}
+    phases: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    errors: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        name, _, case = row["case"].partition(": ")
+        if row["check"] == "parameters":  # against rounded numbers of the model cards
+            continue
+        if row["unit"] == "FLOPs":
+            group = "FLOPs"
+        elif name in ("forward", "backward", "step"):
+            group = "memory of any phase"
+            phases[row["check"] + case].append((float(row["planned"]), float(row["measured"])))
+        else:
+            group = "memory at rest"
+        errors[group].append(100 * float(row["error"]))
+    for planned, measured in (map(max, zip(*pairs, strict=True)) for pairs in phases.values()):
+        errors["memory at the worst moment"].append(100 * (planned - measured) / measured)
+    assert errors.keys() == ERRORS.keys()
+    for name, (low, high) in ERRORS.items():
+        assert low <= min(errors[name]) < low + 1.5 and high - 1.5 < max(errors[name]) <= high, name
+
+
+def test_ranks_that_share_rows_need_less_each():
+    def parts(ranks=1):  # as large a budget as the longest row needs
+        found = plan(job(token_budget=20512 // ranks, max_new_tokens=20000, sequence_parallel=ranks))
+        return next(p for p in found.phases if p.name == "actor backward").parts["actor", "activations"], found
+
+    alone, one = parts()
+    shared, four = parts(4)
+    assert alone / 4 < shared < alone / 3  # the last tensors of a layer stand twice: before and after a trade
+    assert four.step["actor update"] < 1.2 * one.step["actor update"]
+    with pytest.raises(UserError, match="12 attention heads"):
+        parts(8)
+    advice = [text for text, _ in changes(one.setup)]
+    assert "sequence_parallel: 2 and token_budget: 10256" in advice
+
+
 def test_gpu_table_is_sane():
     for gpu in GPUS.values():
         assert gpu.memory / GIB == pytest.approx(float(gpu.name.rpartition("-")[2]), rel=0.03)
         assert gpu.bandwidth > gpu.link >= gpu.network or gpu.network <= gpu.link
         assert dataclasses.asdict(gpu)["flops"] > 5e13
+
+
+def test_the_page_says_what_the_plan_says_now():
+    """docs/plan-32b.md; `python benchmarks/plan_check.py --docs` writes it anew."""
+    path = Path(__file__).parent.parent / "benchmarks" / "plan_check.py"
+    spec = importlib.util.spec_from_file_location("plan_check", path)
+    assert spec and spec.loader
+    plan_check = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(plan_check)
+    page = plan_check.PAGE.read_text()
+    assert plan_check.fill_page(page) == page
