@@ -74,7 +74,7 @@ def row_config(row: str, seed: int, overrides: dict[str, Any]) -> Config:
         for f in dataclasses.fields(Config)
         if getattr(PRESETS[preset], f.name) != getattr(PRESETS["vapo"], f.name)
     }
-    return dataclasses.replace(base, **own, **changes, seed=seed)
+    return dataclasses.replace(base, **{**own, **changes}, seed=seed)
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:

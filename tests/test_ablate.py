@@ -1,5 +1,12 @@
 """The table of presets: how rows are named, and what a table refuses to mix."""
 
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 
 from minivapo import ablate
@@ -15,6 +22,9 @@ def test_a_row_is_a_preset_with_changes_on_the_constants_of_the_table():
     assert (plain.actor_lr, plain.group_size, plain.seed) == (7e-5, 1, 3)
     changed = ablate.row_config("ppo+actor_lr=1e-5+lam=0.5", 3, overrides)
     assert (changed.actor_lr, changed.lam, changed.group_size) == (1e-5, 0.5, PRESETS["ppo"].group_size)
+    assert ablate.row_config(
+        "ppo+decoupled_gae=true", 3, overrides
+    ).decoupled_gae  # a change of what the preset changes
     for wrong in ("vpao", "vapo+actor_lr", "vapo+rate=1"):
         with pytest.raises(UserError):
             ablate.row_config(wrong, 0, {})
@@ -44,3 +54,36 @@ def test_pretraining_may_use_larger_rollouts(tiny_model, small):
     assert (rollouts, engine.progress.samples, engine.critic.version) == (3, 3 * 32, 3 * updates)
     with pytest.raises(UserError, match="value_pretrain_batch"):
         small("vapo", value_pretrain_batch=config.batch_size + 1)
+
+
+def test_a_killed_table_goes_on_where_it_was(tiny_model, tmp_path):
+    """Killed with its processes in the middle of a run, then started again: the same table, finished runs untouched."""
+    sizes = ["steps=6", "batch_size=16", "mini_batch=8", "group_size=4", "eval_problems=8", "max_new_tokens=24"]
+    sizes += ["value_pretrain_steps=2", "reward_model_steps=1", "warmup=2"]
+    order = ["--task", "chain", "--bases", str(tiny_model), "--presets", "vapo", "grpo", "--seeds", "1"]
+    order += ["--jobs", "1", "--overrides", *sizes]
+
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    command = [sys.executable, "-m", "minivapo.cli", "ablate", "--out", str(killed), *order]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as job:
+        under_way = killed / "vapo-1000" / "metrics.jsonl"
+        while job.poll() is None and not (under_way.exists() and len(under_way.read_text().splitlines()) > 3):
+            time.sleep(0.02)
+        assert job.poll() is None
+        os.killpg(job.pid, signal.SIGKILL)
+    done = {path: path.stat().st_mtime_ns for path in killed.glob("*/result.json")}
+    assert [path.parent.name for path in done] == ["critic-1000"]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert found.returncode == 0 and "VAPO's lead" in found.stdout, found.stdout + found.stderr
+    assert all(path.stat().st_mtime_ns == before for path, before in done.items())
+    assert {path.name for path in killed.glob("*.png")} == {"table1.png", "curves.png"}
+    overrides = ablate.parse_overrides(sizes)
+    for work, _ in ablate.plan_jobs(["vapo", "grpo"], [1000], overrides):  # the same in this process, without a stop
+        ablate.run_job(work, whole, "chain", [str(tiny_model)], overrides)
+    expected = ablate.collect_rows(whole, ["vapo", "grpo"], [1000])
+    with (killed / "table1.csv").open() as file:
+        for row, wanted in zip(csv.DictReader(file), expected, strict=True):
+            assert {k: v for k, v in row.items() if k != "cpu_seconds"} == {
+                k: str(wanted[k]) for k in ablate.COLUMNS if k != "cpu_seconds"
+            }
+    assert expected[0]["samples"] == (6 + 1 + 2) * 16 and expected[0]["accuracy"] > 0  # the critic is charged
