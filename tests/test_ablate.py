@@ -64,7 +64,7 @@ def test_a_killed_table_goes_on_where_it_was(tiny_model, tmp_path):
     order += ["--jobs", "1", "--overrides", *sizes]
 
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    command = [sys.executable, "-m", "minivapo.cli", "ablate", "--out", str(killed), *order]
+    command = [sys.executable, "-m", "minivapo", "ablate", "--out", str(killed), *order]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as job:
         under_way = killed / "vapo-1000" / "metrics.jsonl"
         while job.poll() is None and not (under_way.exists() and len(under_way.read_text().splitlines()) > 3):
