@@ -1,13 +1,16 @@
-"""The frozen table of docs/protocol.md: one line that runs it all, resumes, and writes table1.csv.
+"""All tables of docs/protocol.md: one line that runs them, goes on where it was stopped, and writes their CSV files.
 
-    python benchmarks/table1.py --bases minivapo/bases/chain base1 base2 --out runs/table1
+    python benchmarks/table1.py --bases minivapo/bases/chain base1 base2 --out runs/tables
 
-Further flags go to `minivapo ablate`, say --jobs 4.
+`table1.csv` and `chain.csv` in that folder are those of docs/results, of which `python docs/make_results.py` makes the
+page.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
+from pathlib import Path
 
 from minivapo import ablate, cli
 
@@ -24,16 +27,44 @@ CONSTANTS = {
     "actor_lr": "7e-5",
     "critic_lr": "1.4e-4",
 }
-OTHER_RATE = "+actor_lr=1e-4+critic_lr=2e-4"
+PAPER = list(ablate.PAPER)
+OTHER_RATE = [row + "+actor_lr=1e-4+critic_lr=2e-4" for row in PAPER]
+EQUAL_COST = ["grpo+steps=96", "dapo+steps=64", "dapo+steps=9"]
+CONFIRMED = [
+    row for row in OTHER_RATE if not row.startswith(("ppo", "vapo-wo-value", "vapo-wo-positive"))
+]  # what the first five seeds had settled is not run again
+TABLES = {
+    # name: (task, rows, first seed, seeds); tables of one task share a folder
+    "first": ("proof", [*PAPER, *OTHER_RATE, *ablate.EXTRA, *EQUAL_COST], 1000, 5),
+    "second": ("chain", PAPER, 1000, 10),
+    "confirmation": ("proof", CONFIRMED, 1005, 10),
+}
 
 
 def main() -> int:
-    """Runs `minivapo ablate` with the protocol's rows and constants."""
-    rows = [*ablate.PAPER, *(row + OTHER_RATE for row in ablate.PAPER), *ablate.EXTRA]
+    """Runs `minivapo ablate` for each table, then collects what all of them gave."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--bases", nargs=3, required=True, help="the three base policies that seeds take in turn")
+    parser.add_argument("--out", type=Path, default=Path("runs/tables"), help="folder of all runs")
+    parser.add_argument("--jobs", type=int, default=2, help="processes at once")
+    args = parser.parse_args()
     overrides = [f"{name}={value}" for name, value in CONSTANTS.items()]
-    return cli.main(
-        ["ablate", "--task", "proof", "--seeds", "5", *sys.argv[1:], "--presets", *rows, "--overrides", *overrides]
-    )
+    for name, (task, rows, first, seeds) in TABLES.items():
+        print(f"== {name} table: {task}, {len(rows)} rows, seeds {first} to {first + seeds - 1}", flush=True)
+        order = ["--task", task, "--bases", *args.bases, "--out", str(args.out / task), "--jobs", str(args.jobs)]
+        order += ["--presets", *rows, "--first-seed", str(first), "--seeds", str(seeds), "--overrides", *overrides]
+        failed = cli.main(["ablate", *order])
+        if failed:
+            return failed
+    for name, task in (("table1", "proof"), ("chain", "chain")):
+        results = []
+        for of, rows, first, seeds in TABLES.values():
+            if of == task:
+                results += ablate.collect_rows(args.out / task, rows, range(first, first + seeds))
+        ablate.write_csv(results, args.out / f"{name}.csv")
+        print(f"{args.out / name}.csv: {len(results)} runs")
+    ablate.draw_curves(args.out / "proof", PAPER, range(1000, 1005), args.out / "table1-curves.png")
+    return 0
 
 
 if __name__ == "__main__":
