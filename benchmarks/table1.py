@@ -30,12 +30,13 @@ CONSTANTS = {
 PAPER = list(ablate.PAPER)
 OTHER_RATE = [row + "+actor_lr=1e-4+critic_lr=2e-4" for row in PAPER]
 EQUAL_COST = ["grpo+steps=96", "dapo+steps=64", "dapo+steps=9"]
+WHY = ["grpo+positive_coef=0.1", "vapo-wo-positive-loss+whiten=true"]
 CONFIRMED = [
     row for row in OTHER_RATE if not row.startswith(("ppo", "vapo-wo-value", "vapo-wo-positive"))
 ]  # what the first five seeds had settled is not run again
 TABLES = {
     # name: (task, rows, first seed, seeds); tables of one task share a folder
-    "first": ("proof", [*PAPER, *OTHER_RATE, *ablate.EXTRA, *EQUAL_COST], 1000, 5),
+    "first": ("proof", [*PAPER, *OTHER_RATE, *ablate.EXTRA, *EQUAL_COST, *WHY], 1000, 5),
     "second": ("chain", PAPER, 1000, 10),
     "confirmation": ("proof", CONFIRMED, 1005, 10),
 }
