@@ -79,7 +79,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     rows = job.config.batch_size
     rollout = random_rollout(rows, args.length, model_config(str(folder)).vocab_size)
     base = torch.cuda.memory_allocated() if torch.cuda.is_available() else bytes_alive()
-    learners = {kind: DeepSpeedLearner(folder, kind, job.config, job.settings, world) for kind in ("critic", "actor")}  # type: ignore[arg-type]
+    learners = {kind: DeepSpeedLearner(folder, kind, job.config, job.settings, world) for kind in ("critic", "actor")}
     result: dict[str, Any] = {}
     model_total = hardware_total = seconds_total = 0.0
     for kind, shape in setup.learners:

@@ -337,7 +337,7 @@ def learner_rows(folder: Path, config: Any, tokens: int, bucket: float, **settin
         return result
 
     learner_module.deepspeed_config = with_buckets
-    adam, torch.optim.AdamW = torch.optim.AdamW, FusedAdamW  # type: ignore[misc]
+    adam, torch.optim.AdamW = torch.optim.AdamW, FusedAdamW
     try:
         length = tokens // 8
         job = job_for(
@@ -351,7 +351,7 @@ def learner_rows(folder: Path, config: Any, tokens: int, bucket: float, **settin
         rollout = random_rollout(16, length, config.vocab_size)
         for kind, shape in reversed(setup.learners):
             base = torch.cuda.memory_allocated() if torch.cuda.is_available() else bytes_alive()
-            learner = learner_module.DeepSpeedLearner(folder, kind, job.config, job.settings, world)  # type: ignore
+            learner = learner_module.DeepSpeedLearner(folder, kind, job.config, job.settings, world)
             rest = (torch.cuda.memory_allocated() if torch.cuda.is_available() else bytes_alive()) - base
             parts = part_bytes(learner)
             with Measure(base) as forward:
@@ -371,7 +371,7 @@ def learner_rows(folder: Path, config: Any, tokens: int, bucket: float, **settin
             gc.collect()
     finally:
         learner_module.deepspeed_config = default
-        torch.optim.AdamW = adam  # type: ignore[misc]
+        torch.optim.AdamW = adam
 
 
 def part_bytes(learner: Any) -> dict[str, int]:
@@ -430,7 +430,7 @@ def check_learner() -> Iterator[Row]:
             rollout = random_rollout(16, 64, SMALL.vocab_size)  # two full micro-batches
             work = costs.Load(16, 16, 16 * 64, 16 * 48, 16 * 64**2)
             for kind, shape in setup.learners:
-                learner = DeepSpeedLearner(folder, kind, job.config, job.settings, world)  # type: ignore[arg-type]
+                learner = DeepSpeedLearner(folder, kind, job.config, job.settings, world)
                 with FlopCounterMode(display=False) as forward:
                     learner.forward(rollout)
                 with FlopCounterMode(display=False) as update:
@@ -622,7 +622,7 @@ def assumptions_part() -> str:
     lines = ["| flag | default | meaning |", "|---|--:|---|"]
     for field, text in itertools.pairwise(fields):
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-            name = field.target.id  # type: ignore[union-attr]
+            name = field.target.id
             meaning = " ".join(str(text.value.value).split())
             lines.append(f"| `--{name.replace('_', '-')}` | {getattr(costs.Assumptions(), name):g} | {meaning} |")
     return "\n".join(lines)
@@ -658,7 +658,7 @@ def what_if_part() -> str:
     rows = []
     for name, overrides, gpu, assume in variants:
         job = read_job(config_path("qwen2.5-32b-64gpu"), overrides)
-        rows.append(summary_row(name, planning.plan(job, gpu, costs.Assumptions(**assume))))  # type: ignore[arg-type]
+        rows.append(summary_row(name, planning.plan(job, gpu, costs.Assumptions(**assume))))
     return HEADER.format("change") + "\n".join(rows)
 
 

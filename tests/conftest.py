@@ -21,14 +21,23 @@ hypothesis.settings.register_profile("minivapo", deadline=None)
 hypothesis.settings.load_profile("minivapo")
 
 
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item, call):
-    """With MINIVAPO_CI=1 a skipped test fails: on a machine meant to run everything, nothing may go untested."""
-    outcome = yield
-    report = outcome.get_result()
+def fail_if_skipped(report):
+    """With MINIVAPO_CI=1 a skip is a failure: on a machine meant to run everything, nothing may go untested."""
     if os.environ.get("MINIVAPO_CI") == "1" and report.skipped and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome, report.longrepr = "failed", f"MINIVAPO_CI=1 allows no skipped test: {reason}"
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Skips of a test."""
+    fail_if_skipped((yield).get_result())
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report(collector):
+    """Skips of a whole file, by `importorskip` at its top: they end before any test of it is known."""
+    fail_if_skipped((yield).get_result())
 
 
 @pytest.fixture(scope="session")

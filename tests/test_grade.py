@@ -22,7 +22,7 @@ from minivapo import grading
 from minivapo.math_tasks import Verifier, grade
 
 sys.path.insert(0, str(Path(__file__).parent / "data"))
-from grade_cases import ROWS  # pyright: ignore[reportMissingImports]
+from grade_cases import ROWS
 
 RELAXED = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True}
 LONG = r"\boxed{9^{9^{9^9}}}"  # keeps sympy busy for longer than anyone waits

@@ -14,8 +14,6 @@ from minivapo.vapo import PRESETS, evaluate, train
 @pytest.mark.timeout(3600)
 def test_vapo_raises_held_out_accuracy_of_the_embedded_base():
     """At least 30 points in the default run, whatever the seed, and a critic that explains some of the returns."""
-    if not (BASES / "chain").exists():
-        pytest.skip("there is no embedded base for chain")
     config = dataclasses.replace(PRESETS["vapo"], seed=3)
     lines = list(train(config, make_task("chain"), LocalEngine(BASES / "chain", config)))
     accuracy = [line["eval/accuracy"] for line in lines if "eval/accuracy" in line]

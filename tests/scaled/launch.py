@@ -12,13 +12,10 @@ import pytest
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-CI = os.environ.get("MINIVAPO_CI") == "1"
 
 
 def missing(what: str) -> None:
-    """Skips visibly; in CI a skip of these tests is a failure."""
-    if CI:
-        pytest.fail(f"{what} is missing, and MINIVAPO_CI=1 makes that a failure")
+    """Skips visibly; in CI `tests/conftest.py` makes a failure of it."""
     pytest.skip(f"{what} is missing")
 
 

@@ -53,7 +53,7 @@ def test_what_cannot_be_shared_is_refused_before_weights_load(models):
 
     config = toy_config("vapo", max_prompt_tokens=16)
     with pytest.raises(UserError, match=r"sequence_parallel is 4, but .* has 2 attention heads"):
-        ScaledEngine(models / "llama-untied", config, Settings(sequence_parallel=4), Nowhere())  # type: ignore
+        ScaledEngine(models / "llama-untied", config, Settings(sequence_parallel=4), Nowhere())
     check_heads(8, 40, 8, "a 32B model")
     check_heads(4, 28, 2, "two ranks for each key-value head")
     with pytest.raises(UserError, match="28 attention heads"):
