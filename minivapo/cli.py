@@ -73,7 +73,7 @@ def train_command(argv: Sequence[str]) -> int:
         preset: str = "vapo"
         """vapo, ppo, grpo, dapo, or an ablation such as vapo-wo-decoupled-gae."""
         task: str = "chain"
-        """chain, reach; or gsm8k, dapo-math (each may be followed by :FILE), jsonl:FILE."""
+        """chain, proof; or gsm8k, dapo-math (each may be followed by :FILE), jsonl:FILE."""
         model: str | None = None
         """Policy to start from: a transformers folder or hub name; default: the task's embedded base."""
         critic: str | None = None
@@ -262,7 +262,7 @@ def make_base_command(argv: Sequence[str]) -> int:
         out: Annotated[Path, tyro.conf.Positional]
         """Folder for the model and its tokenizer; it must not exist."""
         task: str = "chain"
-        """chain or reach."""
+        """chain or proof."""
         steps: int = 2000
         """Gradient steps. For chain a loss above 1.6 at the end means that the digits are not learned yet, and RL will
         not repair that: seeds 0 and 1 need 2,000 steps, seed 2 needs 3,000."""
@@ -413,7 +413,7 @@ def eval_command(argv: Sequence[str]) -> int:
         source: Annotated[str, tyro.conf.Positional]
         """Run folder, transformers folder, or hub name."""
         task: str | None = None
-        """aime2024, aime2025, gsm8k, … (each may be followed by :FILE), chain, reach; default: the run's, or chain."""
+        """aime2024, aime2025, gsm8k, … (each may be followed by :FILE), chain, proof; default: the run's, or chain."""
         samples: int = 32
         """Responses for each problem (paper: 32)."""
         temperature: float = 1.0

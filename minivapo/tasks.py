@@ -1,7 +1,7 @@
 """Embedded verifiable tasks: no download, problems made on demand, verdict on the final answer alone.
 
-`chain` runs a small program step by step (long chains, one slip ruins the answer); `reach` searches for a
-path of moves to a target number. `make_task` also gives the mathematics tasks of `minivapo.math_tasks`.
+`chain` runs a small program step by step (long chains, one slip ruins the answer); `proof` wants every line right.
+`make_task` also gives the mathematics tasks of `minivapo.math_tasks`.
 """
 
 from __future__ import annotations
@@ -279,106 +279,11 @@ class Proof(Chain):
         )
 
 
-# ---------------------------------------------------------------------------------------------------------
-# reach: search for a path
-# ---------------------------------------------------------------------------------------------------------
-
-MOVES = {"+1": lambda x: x + 1, "+7": lambda x: x + 7, "*2": lambda x: x * 2, "-5": lambda x: x - 5}
-"""Moves of the reach task; a result outside 0 … TOP is not allowed."""
-TOP = 63
-
-
-class Reach(EmbeddedTask):
-    """Find moves that lead from one number to another: `from 5 to 22 ?` → `*2 10 +7 17 … = 22`.
-
-    The final answer is the sequence of moves, which the verifier replays; the numbers in between are the
-    policy's own notes. At most 16 moves.
-    """
-
-    name = "reach"
-    words = (*(str(i) for i in range(TOP + 1)), *MOVES, "from", "to", "?", "done")
-    limit = 16
-
-    def make(self, rng: np.random.Generator) -> Problem:
-        """A start, and a target some random moves away."""
-        start = number = int(rng.integers(TOP + 1))
-        for _ in range(int(rng.integers(1, 7))):
-            number = int(rng.choice(list(moves_from(number).values())))
-        prompt = f"from {start} to {number} ?"
-        return Problem(prompt, str(number), prompt)
-
-    def is_correct(self, problem: Problem, response: str) -> bool:
-        """Replays the moves: all allowed, at most `limit`, ending on the target, with `done` at the end."""
-        words = response[:4096].split()
-        if not words or words[-1] != "done":
-            return False
-        number = int(problem.prompt.split()[1])
-        moves = [w for w in words if w in MOVES]
-        if len(moves) > self.limit:
-            return False
-        for move in moves:
-            if move not in moves_from(number):
-                return False
-            number = MOVES[move](number)
-        return str(number) == problem.answer
-
-    def first_error(self, problem: Problem, tokens: Sequence[str]) -> int | None:
-        """Index of the first note that is not what the move before it gives."""
-        number, moved = int(problem.prompt.split()[1]), False
-        for i, raw in enumerate(tokens):
-            word = raw.strip()
-            if word in MOVES:
-                if word not in moves_from(number):
-                    return i
-                number, moved = MOVES[word](number), True
-            elif word.isdigit() and (not moved or word != str(number)):
-                return i
-        return None
-
-    def demonstrate(self, problem: Problem, rng: np.random.Generator) -> list[str]:
-        """One in three takes a shortest path; the others wander for a few moves and stop somewhere."""
-        words = problem.prompt.split()
-        number, target = int(words[1]), int(words[3])
-        out: list[str] = []
-        distance = distances_to(target)
-        shortest = rng.random() < 0.34
-        for _ in range(self.limit):
-            if number == target and (shortest or out):
-                break
-            options = moves_from(number)
-            if shortest:
-                move = min(options, key=lambda m: distance.get(options[m], 99))
-            else:
-                if out and rng.random() < 0.25:
-                    break
-                move = str(rng.choice(list(options)))
-            number = options[move]
-            out += [move, str(number)]
-        return [*out, "done"]
-
-
-def moves_from(number: int) -> dict[str, int]:
-    """The allowed moves and where they lead."""
-    return {name: move(number) for name, move in MOVES.items() if 0 <= move(number) <= TOP}
-
-
-def distances_to(target: int) -> dict[int, int]:
-    """Moves needed from each number to the target, where it can be reached."""
-    distance = {target: 0}
-    frontier = [target]
-    for number in frontier:  # breadth first; the list grows while it is read
-        for before in range(TOP + 1):
-            if before not in distance and number in moves_from(before).values():
-                distance[before] = distance[number] + 1
-                frontier.append(before)
-    return distance
-
-
-TASKS: dict[str, Any] = {"chain": Chain, "proof": Proof, "reach": Reach}
+TASKS: dict[str, Any] = {"chain": Chain, "proof": Proof}
 
 
 def make_task(name: str, **options: Any) -> Any:
-    """A task by its name: chain, reach, or one of `minivapo.math_tasks` (gsm8k, dapo-math, aime2024, jsonl:PATH …).
+    """A task by its name: chain, proof, or one of `minivapo.math_tasks` (gsm8k, dapo-math, aime2024, jsonl:PATH …).
 
     Raises:
         UserError: there is no such task.
