@@ -28,7 +28,7 @@ from minivapo import mechanisms as m
 from minivapo.base import BASES
 from minivapo.data import Rollout, derive_seed
 from minivapo.local import LocalEngine, LocalLearner, load_critic
-from minivapo.run import git_commit
+from minivapo.runs.training import git_commit
 from minivapo.tasks import FILLERS, HARD, Chain, ChainSpec, make_task
 from minivapo.vapo import (
     GRPO,

@@ -25,7 +25,7 @@ import transformers
 from minivapo.base import BASES
 from minivapo.data import encode_prompt, pad_id
 from minivapo.local import LocalEngine
-from minivapo.run import git_commit
+from minivapo.runs.training import git_commit
 from minivapo.tasks import make_task
 from minivapo.vapo import PRESETS, train
 

@@ -148,7 +148,7 @@ def run_job(job: Job, folder: Path, task_name: str, bases: Sequence[str], overri
 
     from minivapo.local import LocalEngine
     from minivapo.oracle import OracleCritic
-    from minivapo.run import run_training, write_config
+    from minivapo.runs.training import run_training, write_config
     from minivapo.tasks import make_task
 
     torch.set_num_threads(1)
@@ -181,7 +181,7 @@ def run_job(job: Job, folder: Path, task_name: str, bases: Sequence[str], overri
 
 def summarise(run: Path, job: Job, model: str) -> dict[str, Any]:
     """What a run's metrics say of its cost."""
-    from minivapo.run import git_commit, read_metrics
+    from minivapo.runs.training import git_commit, read_metrics
 
     metrics = read_metrics(run)
     return {
@@ -418,7 +418,7 @@ def draw_curves(folder: Path, rows: Sequence[str], seeds: Sequence[int], path: P
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from minivapo.run import read_metrics
+    from minivapo.runs.training import read_metrics
 
     kinds = ("reward/accuracy", "response/length", "policy/entropy", "value/explained_variance")
     figure, axes = plt.subplots(2, 4, figsize=(16, 7), layout="constrained")

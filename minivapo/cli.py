@@ -119,7 +119,7 @@ def run_train(args: Any) -> int:
     from minivapo.live import Live
     from minivapo.local import LocalEngine
     from minivapo.report import make_report
-    from minivapo.run import new_run_folder, read_config, run_training, write_config
+    from minivapo.runs.training import new_run_folder, read_config, run_training, write_config
 
     config, task_name, model, critic = args.config, args.task, args.model, args.critic
     options = {"template": args.template} if args.template else {}
@@ -360,7 +360,7 @@ def resolve_source(
     or what its context allows.
     """
     from minivapo.local import explain_loading, locate, transformers
-    from minivapo.run import find_checkpoint, read_config
+    from minivapo.runs.training import find_checkpoint, read_config
     from minivapo.tasks import TASKS
     from minivapo.vapo import Config
 
@@ -391,7 +391,7 @@ def sampling_only(config: Any) -> Any:
 
 def run_stops(source: str) -> list[str]:
     """The stop strings that a run was trained with; none of a bare model."""
-    from minivapo.run import read_config
+    from minivapo.runs.training import read_config
 
     if not (Path(source) / "metrics.jsonl").exists():
         return []
@@ -589,7 +589,7 @@ def run_reward_model(args: Any) -> int:
     from minivapo import reward_model
     from minivapo.data import UserError
     from minivapo.local import LocalEngine, load_tokenizer
-    from minivapo.run import git_commit, versions
+    from minivapo.runs.training import git_commit, versions
     from minivapo.tasks import default_model
 
     if args.out.exists():

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from minivapo.data import Problem, UserError, derive_seed, encode_prompt, judge, response_text
-from minivapo.run import git_commit, versions
+from minivapo.runs.training import git_commit, versions
 
 RESAMPLES = 10_000
 """Bootstrap resamples behind an interval."""

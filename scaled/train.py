@@ -60,7 +60,7 @@ def run_rank(words: Sequence[str], rank: int) -> None:
 
     import torch
 
-    from minivapo.run import run_training
+    from minivapo.runs.training import run_training
     from minivapo.tasks import load_task
     from scaled.engine import ScaledEngine
     from scaled.world import start
@@ -100,7 +100,7 @@ def resumed_job(run: Path, given: dict[str, str]) -> tuple[Job, dict[str, Any]]:
 
     A run that was started on a laptop has no settings: it goes on in float32.
     """
-    from minivapo.run import read_config
+    from minivapo.runs.training import read_config
 
     config, info = read_config(run)
     settings: dict[str, Any] = info.get("settings") or {"dtype": "float32"}
@@ -117,7 +117,7 @@ def resumed_job(run: Path, given: dict[str, str]) -> tuple[Job, dict[str, Any]]:
 
 def run_folder(job: Job, resume: Path | None, options: dict[str, Any]) -> Path:
     """Rank 0: the run's folder, made and with its config.json."""
-    from minivapo.run import new_run_folder, write_config
+    from minivapo.runs.training import new_run_folder, write_config
 
     if resume is not None:
         return resume

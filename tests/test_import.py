@@ -25,7 +25,7 @@ def test_import_and_training_need_no_accelerator_stack_no_data_sets_and_no_netwo
 
         import minivapo, minivapo.vapo, minivapo.data, minivapo.measure, minivapo.tasks
         assert "transformers" not in sys.modules, "the algorithm itself needs no transformers"
-        import minivapo.local, minivapo.run, minivapo.base, minivapo.cli, minivapo.math_tasks
+        import minivapo.local, minivapo.runs.training, minivapo.base, minivapo.cli, minivapo.math_tasks
         import dataclasses, torch
 
         torch.set_num_threads(1)

@@ -95,7 +95,7 @@ def data_of(page):
 def test_every_metric_of_the_sources_is_explained():
     """Names are collected from the sources here; a test of a real run checks those it logs."""
     package = Path(report.__file__).parent
-    source = "".join((package / name).read_text() for name in ("vapo.py", "measure.py", "run.py"))
+    source = "".join((package / name).read_text() for name in ("vapo.py", "measure.py", "runs/training.py"))
     groups = "|".join(GROUPS)
     names = set(re.findall(rf'[^f]"((?:{groups})/[a-z_0-9]+)"', source))
     assert {"reward/accuracy", "value/explained_variance", "time/cpu_seconds"} <= names

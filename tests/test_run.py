@@ -8,7 +8,7 @@ from child import command_child, finish
 
 from minivapo.data import NonFiniteError, UserError
 from minivapo.local import LocalEngine, LocalLearner, load_actor
-from minivapo.run import (
+from minivapo.runs.training import (
     find_checkpoint,
     keep_lines,
     new_run_folder,

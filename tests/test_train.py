@@ -11,7 +11,7 @@ import torch
 from child import finish, start, train_child
 
 from minivapo.local import LocalEngine
-from minivapo.run import find_checkpoint, read_metrics, run_training, write_config
+from minivapo.runs.training import find_checkpoint, read_metrics, run_training, write_config
 from minivapo.vapo import PRESETS, train
 
 
