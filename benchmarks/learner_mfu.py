@@ -25,10 +25,10 @@ from typing import Any
 import torch
 from plan_check import SMALL, Measure, bytes_alive, random_model, random_rollout, sum_loss
 
-from scaled import costs
 from scaled.config import Job, make_job
-from scaled.plan import make_setup, this_gpu
-from scaled.shapes import Shape, forward_flops, model_config
+from scaled.planning import costs
+from scaled.planning.plan import make_setup, this_gpu
+from scaled.planning.shapes import Shape, forward_flops, model_config
 
 
 def job_of(folder: Path, args: argparse.Namespace) -> Job:
@@ -113,7 +113,7 @@ def main() -> None:
     """Measures and prints JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--model", default="Qwen2.5-1.5B", help="a shape that scaled.shapes knows")
+    parser.add_argument("--model", default="Qwen2.5-1.5B", help="a shape that scaled.planning.shapes knows")
     parser.add_argument("--gpu", default="h200-141", help="whose peak FLOP/s to divide by")
     parser.add_argument("--tokens", type=int, help="token budget of a micro-batch (16384; CPU 512)")
     parser.add_argument("--length", type=int, help="tokens of each row (2048; CPU 64)")

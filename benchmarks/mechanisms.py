@@ -24,21 +24,14 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from minivapo import mechanisms as m
-from minivapo.base import BASES
-from minivapo.data import Rollout, derive_seed
-from minivapo.local import LocalEngine, LocalLearner, load_critic
-from minivapo.runs.training import git_commit
-from minivapo.tasks import FILLERS, HARD, Chain, ChainSpec, make_task
-from minivapo.vapo import (
-    GRPO,
-    VAPO,
-    Config,
-    collect,
-    estimate_advantages,
-    length_adaptive_lambda,
-    train_step,
-)
+from minivapo.interfaces import Rollout, derive_seed
+from minivapo.loading import load_critic
+from minivapo.local import LocalEngine, LocalLearner
+from minivapo.runs.folder import git_commit
+from minivapo.study import mechanisms as m
+from minivapo.tasks import BASES, make_task
+from minivapo.tasks.chain import FILLERS, HARD, Chain, ChainSpec
+from minivapo.vapo import GRPO, VAPO, Config, collect, estimate_advantages, length_adaptive_lambda, train_step
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "docs" / "results" / "mechanisms"
@@ -129,8 +122,8 @@ def critics(model: str, seed: int) -> dict[str, Path]:
 
 def fit(rollout: Rollout) -> dict[str, float]:
     """Explained variance and squared error of the critic on a fresh rollout."""
+    from minivapo.interfaces import World
     from minivapo.measure import explained_variance
-    from minivapo.vapo import World
 
     assert rollout.values is not None
     returns = rollout.rewards.sum(1, keepdim=True)

@@ -49,11 +49,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
-from scaled import costs
-from scaled import plan as planning
 from scaled.config import Job, Settings, make_job, read_job
-from scaled.head import CriticModule, PolicyModule
-from scaled.shapes import Shape, count, forward_flops, layer_activation_bytes, model_config, shape_of
+from scaled.layers.head import CriticModule, PolicyModule
+from scaled.planning import costs
+from scaled.planning import plan as planning
+from scaled.planning.shapes import Shape, count, forward_flops, layer_activation_bytes, model_config, shape_of
 
 Row = dict[str, Any]
 CHECKS = ("parameters", "saved", "peak", "flops", "learner", "deepspeed", "vllm")
@@ -249,7 +249,7 @@ def random_model(folder: Path, config: Any, dtype: torch.dtype) -> Path:
 
 def random_rollout(rows: int, length: int, vocab: int) -> Any:
     """Rows of `length` tokens, a quarter of them prompt."""
-    from minivapo.data import Sample, make_rollout
+    from minivapo.interfaces import Sample, make_rollout
 
     g = torch.Generator().manual_seed(0)
     prompt = length // 4
@@ -444,8 +444,8 @@ def check_learner() -> Iterator[Row]:
 
 def check_vllm(most: int | None = None) -> Iterator[Row]:
     """KV cache of a real engine on all ranks."""
-    from minivapo.base import BASES
-    from minivapo.local import load_tokenizer
+    from minivapo.loading import load_tokenizer
+    from minivapo.tasks import BASES
     from scaled.sampler import VllmSampler
     from scaled.world import start
 

@@ -22,11 +22,10 @@ from pathlib import Path
 import torch
 import transformers
 
-from minivapo.base import BASES
-from minivapo.data import encode_prompt, pad_id
 from minivapo.local import LocalEngine
-from minivapo.runs.training import git_commit
-from minivapo.tasks import make_task
+from minivapo.responses import encode_prompt, pad_id
+from minivapo.runs.folder import git_commit
+from minivapo.tasks import BASES, make_task
 from minivapo.vapo import PRESETS, train
 
 

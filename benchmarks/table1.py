@@ -12,7 +12,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from minivapo import ablate, cli
+from minivapo import cli
+from minivapo.study import ablation as ablate
 
 CONSTANTS = {
     "steps": 16,

@@ -29,7 +29,7 @@ suppress_warnings = ["mystnb.unknown_mime_type", "misc.highlighting_failure"]
 
 def setup(app: object) -> None:
     """Before the pages are read: the notebooks as pages, and the page of metrics from its one home."""
-    from minivapo.metrics_info import markdown
+    from minivapo.show.metrics_info import markdown
 
     (HERE / "notebooks").mkdir(exist_ok=True)
     for source in (HERE.parent / "notebooks").glob("[0-9i]*"):

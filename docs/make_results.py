@@ -8,8 +8,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from minivapo.ablate import COLUMNS, PAPER, TABLE_HEAD, draw_table, format_table, table
-from minivapo.mechanisms import read_table
+from minivapo.study.ablation import COLUMNS, PAPER, TABLE_HEAD, draw_table, format_table, table
+from minivapo.study.mechanisms import read_table
 
 HERE = Path(__file__).parent
 RATES = {"7e-5": "", "1e-4": "+actor_lr=1e-4+critic_lr=2e-4"}

@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import os
 
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    from minivapo.data import NonFiniteError, UserError
+    from minivapo.interfaces import NonFiniteError, UserError
 
     try:
         return command(argv[1:]) or 0
@@ -63,7 +63,7 @@ def train_command(argv: Sequence[str]) -> int:
     """`minivapo train`: a new run, or the rest of one."""
     import tyro
 
-    from minivapo.data import UserError
+    from minivapo.interfaces import UserError
     from minivapo.vapo import PRESETS, Config
 
     @dataclass(frozen=True)
@@ -115,11 +115,12 @@ def train_command(argv: Sequence[str]) -> int:
 
 def run_train(args: Any) -> int:
     """Builds task and engine for `minivapo train`, trains with a live view, and writes the report."""
-    from minivapo.data import UserError
-    from minivapo.live import Live
+    from minivapo.interfaces import UserError
     from minivapo.local import LocalEngine
-    from minivapo.report import make_report
-    from minivapo.runs.training import new_run_folder, read_config, run_training, write_config
+    from minivapo.runs.folder import new_run_folder, read_config, write_config
+    from minivapo.runs.training import run_training
+    from minivapo.show.live import Live
+    from minivapo.show.report import make_report
 
     config, task_name, model, critic = args.config, args.task, args.model, args.critic
     options = {"template": args.template} if args.template else {}
@@ -189,7 +190,7 @@ def check_flags(args: Any, ones: Sequence[str], naughts: Sequence[str] = ()) -> 
     Raises:
         UserError: naming the flag.
     """
-    from minivapo.data import UserError
+    from minivapo.interfaces import UserError
 
     for name in (*ones, *naughts):
         value, least = getattr(args, name), int(name in ones)
@@ -227,7 +228,7 @@ def pick_device(name: str) -> str:
     """
     import torch
 
-    from minivapo.data import UserError
+    from minivapo.interfaces import UserError
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -273,9 +274,9 @@ def make_base_command(argv: Sequence[str]) -> int:
     import torch
     from rich.progress import Progress
 
-    from minivapo.base import make_base
-    from minivapo.data import UserError
+    from minivapo.interfaces import UserError
     from minivapo.tasks import TASKS, make_task
+    from minivapo.tasks.base import make_base
 
     if args.task not in TASKS:
         raise UserError(f"task '{args.task}' has no demonstrations; choose one of {', '.join(TASKS)}.")
@@ -323,8 +324,8 @@ def sample_command(argv: Sequence[str]) -> int:
     from rich.console import Console
     from rich.text import Text
 
-    from minivapo.data import encode_prompt, response_text
     from minivapo.local import LocalEngine
+    from minivapo.responses import encode_prompt, response_text
 
     model, task_name, config, options = resolve_source(args.source, args.task, args.template)
     task, model = load_task(task_name, options, model, config.max_prompt_tokens)
@@ -359,8 +360,9 @@ def resolve_source(
     Lengths are the run's; of a bare model 512 tokens a prompt and 4,096 a response (320 for an embedded task),
     or what its context allows.
     """
-    from minivapo.local import explain_loading, locate, transformers
-    from minivapo.runs.training import find_checkpoint, read_config
+    from minivapo.loading import explain_loading, locate, transformers
+    from minivapo.runs.checkpoint import find_checkpoint
+    from minivapo.runs.folder import read_config
     from minivapo.tasks import TASKS
     from minivapo.vapo import Config
 
@@ -391,7 +393,7 @@ def sampling_only(config: Any) -> Any:
 
 def run_stops(source: str) -> list[str]:
     """The stop strings that a run was trained with; none of a bare model."""
-    from minivapo.runs.training import read_config
+    from minivapo.runs.folder import read_config
 
     if not (Path(source) / "metrics.jsonl").exists():
         return []
@@ -447,8 +449,9 @@ def eval_command(argv: Sequence[str]) -> int:
 
 def run_eval(args: Any) -> int:
     """Builds what `minivapo eval` needs and evaluates, unless the result is there already."""
-    from minivapo import evaluation
-    from minivapo.local import LocalEngine, load_tokenizer
+    from minivapo.loading import load_tokenizer
+    from minivapo.local import LocalEngine
+    from minivapo.runs import evaluation
 
     check_flags(args, ones=("samples", "problems", "max_new_tokens", "sample_batch"))
     model, task_name, config, options = resolve_source(args.source, args.task, args.template, args.max_new_tokens)
@@ -507,14 +510,14 @@ def vllm_sampler(model: str, config: Any, settings: Any) -> Any:
     """
     import importlib.util
 
-    from minivapo.data import UserError
+    from minivapo.interfaces import UserError
 
     if importlib.util.find_spec("vllm") is None:
         raise UserError("--sampler vllm needs vLLM: pip install vllm (GPU), or take --sampler transformers.")
     import torch
     import torch.distributed as dist
 
-    from minivapo.local import load_actor, load_tokenizer, stop_ids
+    from minivapo.loading import load_actor, load_tokenizer, stop_ids
     from scaled.config import Settings
     from scaled.sampler import VllmSampler
     from scaled.world import DistributedWorld
@@ -586,10 +589,11 @@ def reward_model_command(argv: Sequence[str]) -> int:
 
 def run_reward_model(args: Any) -> int:
     """Builds what `minivapo reward-model` needs, trains, and writes the folder."""
-    from minivapo import reward_model
-    from minivapo.data import UserError
-    from minivapo.local import LocalEngine, load_tokenizer
-    from minivapo.runs.training import git_commit, versions
+    from minivapo.interfaces import UserError
+    from minivapo.loading import load_tokenizer
+    from minivapo.local import LocalEngine
+    from minivapo.runs import reward_model
+    from minivapo.runs.folder import git_commit, versions
     from minivapo.tasks import default_model
 
     if args.out.exists():
@@ -653,7 +657,7 @@ def report_command(argv: Sequence[str]) -> int:
         """HTML file; default report.html in the first run."""
 
     args = parse(Report, args=list(argv), prog="minivapo report")
-    from minivapo.report import make_report
+    from minivapo.show.report import make_report
 
     print(f"report: {make_report(list(args.runs), args.out)}")
     return 0
@@ -671,7 +675,7 @@ def watch_command(argv: Sequence[str]) -> int:
         """Run folder."""
 
     args = parse(Watch, args=list(argv), prog="minivapo watch")
-    from minivapo.live import watch
+    from minivapo.show.live import watch
 
     watch(args.run)
     return 0
@@ -679,7 +683,7 @@ def watch_command(argv: Sequence[str]) -> int:
 
 def ablate_command(argv: Sequence[str]) -> int:
     """`minivapo ablate`: Table 1 in miniature."""
-    from minivapo import ablate
+    from minivapo.study import ablation as ablate
 
     @dataclass(frozen=True)
     class Ablate:

@@ -6,22 +6,19 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 
-from minivapo.data import Rollout
-
-Metrics = dict[str, float]
+from minivapo.interfaces import Metrics, Rollout, World
 
 
-def reduce_sums(world: Any, parts: Sequence[dict[str, float]]) -> dict[str, float]:
+def reduce_sums(world: World, parts: Sequence[dict[str, float]]) -> dict[str, float]:
     """Sums dictionaries of equal keys over a list and over all ranks, in float64."""
     local = torch.tensor([[p[k] for k in parts[0]] for p in parts], dtype=torch.float64).sum(0)
     return dict(zip(parts[0], world.sum(local).tolist(), strict=True))
 
 
-def explained_variance(rollout: Rollout, world: Any, bins: int = 4) -> Metrics:
+def explained_variance(rollout: Rollout, world: World, bins: int = 4) -> Metrics:
     """1 − Var(R − V)/Var(R) over all tokens of all ranks, and by quarter of the response.
 
     A ratio of *global* variances: averaging it over micro-batches would be another number. R is the
@@ -44,7 +41,7 @@ def explained_variance(rollout: Rollout, world: Any, bins: int = 4) -> Metrics:
     return {"value/explained_variance": ev[-1]} | {f"value/explained_variance_q{b + 1}": ev[b] for b in range(bins)}
 
 
-def describe(rollout: Rollout, group_size: int, world: Any) -> Metrics:
+def describe(rollout: Rollout, group_size: int, world: World) -> Metrics:
     """Metrics of a rollout before its update; each is explained in docs/metrics.md."""
     assert rollout.old_logprobs is not None and rollout.advantages is not None and rollout.entropy is not None
     mask, judged = rollout.mask, rollout.judged

@@ -26,29 +26,30 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from minivapo.data import (
+from minivapo.interfaces import (
+    Engine,
+    LossFn,
+    Metrics,
+    Outputs,
     Problem,
     Rollout,
-    Sample,
+    Task,
     UserError,
+    World,
     derive_seed,
-    encode_prompt,
     join,
-    judge,
     make_rollout,
-    pad_id,
-    response_text,
 )
-from minivapo.measure import Clock, Metrics, describe, explained_variance, reduce_sums
+from minivapo.measure import Clock, describe, explained_variance, reduce_sums
+from minivapo.responses import encode_prompt, judge, pad_id, response_text
 
 # ---------------------------------------------------------------------------------------------------------
 # Configuration
@@ -414,141 +415,6 @@ def overlong_penalty(lengths: Int[Tensor, " batch"], max_new_tokens: int, buffer
     if buffer == 0:
         return torch.zeros(len(lengths))
     return -((lengths - (max_new_tokens - buffer)) / buffer).clamp(0, 1)
-
-
-# ---------------------------------------------------------------------------------------------------------
-# The interfaces: a task, and an engine of sampler, learners and world
-# ---------------------------------------------------------------------------------------------------------
-
-Outputs = dict[str, Tensor]
-LossFn = Callable[[Outputs, Rollout], tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]]
-"""(outputs, rows) -> (loss, sums, maxima): loss and sums add over micro-batches, maxima are maximised."""
-
-
-class Task(Protocol):
-    """Where prompts come from and who judges the responses."""
-
-    name: str
-    stop: tuple[str, ...]
-    """Strings that end a response besides EOS."""
-
-    def train_problems(self, start: int, count: int, seed: int) -> list[Problem]:
-        """Problems number start … start + count − 1 of an endless stream fixed by seed, none held out."""
-        ...
-
-    def test_problems(self, count: int | None = None) -> list[Problem]:
-        """The first `count` held-out problems, in a fixed order."""
-        ...
-
-    def judge(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[bool | None]:
-        """Right or wrong by the final answer alone; None where the verifier itself failed."""
-        ...
-
-
-class Learner(Protocol):
-    """A network with its optimizer: the actor (outputs logprobs, entropy) or the critic (values, scores)."""
-
-    version: int
-    """Optimizer steps taken."""
-
-    def forward(self, rollout: Rollout) -> Outputs:
-        """Outputs [batch, time] for this rank's rows, without gradient; `scores` is V *after* each token."""
-        ...
-
-    def step(self, rollout: Rollout, loss_fn: LossFn, lr: float) -> tuple[Metrics, Metrics]:
-        """One optimizer step on this rank's rows of a mini-batch; the gradient is summed over ranks.
-
-        Returns the sums and maxima of loss_fn over this rank's micro-batches; the maxima also hold the
-        global `grad_norm`. Raises NonFiniteError, leaving the weights alone, if the gradient is not finite.
-        """
-        ...
-
-
-class Sampler(Protocol):
-    """Generates from the actor's weights of the last `sync`."""
-
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        n: int,
-        seed: int,
-        version: int,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-    ) -> list[Sample]:
-        """n responses for each prompt, those of one prompt together.
-
-        Raises RuntimeError if `version` is not the version of the weights it holds.
-        """
-        ...
-
-    def sync(self, actor: Any) -> None:
-        """Takes over the actor's weights."""
-        ...
-
-
-class World:
-    """One process. `scaled` has one over torch.distributed with the same methods."""
-
-    rank = 0
-    size = 1
-
-    def sum(self, x: Tensor) -> Tensor:
-        """Sum over ranks."""
-        return x
-
-    def max(self, x: Tensor) -> Tensor:
-        """Maximum over ranks."""
-        return x
-
-
-@dataclass
-class Progress:
-    """Where a run stands; saved with the weights, so that a resumed run goes on as if never stopped."""
-
-    lines: int = 0
-    """Metrics yielded so far."""
-    step: int = 0
-    """Rollouts trained on."""
-    prompts: int = 0
-    """Training prompts drawn so far."""
-    samples: int = 0
-    """Responses sampled for training so far, value-pretraining included."""
-    reward_model: int = 0
-    """Rollouts that the reward model was trained on."""
-    pretrain: int = 0
-    """Rollouts of value-pretraining."""
-    pretrain_best: float = -math.inf
-    """Best explained variance in value-pretraining."""
-    pretrain_stale: int = 0
-    """Rollouts since it rose."""
-    pretrain_done: bool = False
-
-
-class Engine(Protocol):
-    """What `train` runs on: `LocalEngine` here, DeepSpeed and vLLM in `scaled`."""
-
-    world: World
-    sampler: Any
-    actor: Any
-    critic: Any  # None for group advantages
-    reference: Any  # None unless kl_coef > 0
-    tokenizer: Any
-    progress: Progress
-    rollout: Rollout | None
-    """The last rollout, for those who watch."""
-
-    def metrics(self) -> Metrics:
-        """What this engine adds to the metrics of the step just taken; the same numbers on every rank."""
-        ...
-
-    def save(self, folder: Path) -> None:
-        """Writes weights, optimizers and progress."""
-        ...
-
-    def load(self, folder: Path) -> None:
-        """Takes them back."""
-        ...
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -10,10 +10,9 @@ from typing import Any
 
 import transformers
 
-from minivapo.data import Rollout, UserError
-from minivapo.local import check_same_vocabulary, load_tokenizer, locate, turn_end_id
-from minivapo.measure import Metrics
-from minivapo.vapo import Config, Progress, World
+from minivapo.interfaces import Metrics, Progress, Rollout, UserError, World
+from minivapo.loading import check_same_vocabulary, load_tokenizer, locate, turn_end_id
+from minivapo.vapo import Config
 from scaled.config import Settings, check_heads
 from scaled.learner import DeepSpeedLearner
 from scaled.sampler import VllmSampler
@@ -24,7 +23,7 @@ CPU_HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 
 
 class ScaledEngine:
-    """Actor, critic and sampler over all ranks, see `minivapo.vapo.Engine`. Every method is collective.
+    """Actor, critic and sampler over all ranks, see `minivapo.interfaces.Engine`. Every method is collective.
 
     Args:
         model: transformers folder or hub name of the policy.
@@ -116,7 +115,7 @@ def check_model(model: str | Path, config: Config, tokens: int) -> None:
 
 
 def stop_ids(model: str | Path, tokenizer: Any) -> list[int]:
-    """Every token id that ends a response, as `minivapo.local.stop_ids`, but from the files alone."""
+    """Every token id that ends a response, as `minivapo.loading.stop_ids`, but from the files alone."""
     turn = turn_end_id(tokenizer)
     try:
         extra = transformers.GenerationConfig.from_pretrained(model).eos_token_id

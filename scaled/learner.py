@@ -1,4 +1,4 @@
-"""A network under DeepSpeed ZeRO-2 or ZeRO-3, behind `minivapo.vapo.Learner`.
+"""A network under DeepSpeed ZeRO-2 or ZeRO-3, behind `minivapo.interfaces.Learner`.
 
 The loop hands each rank its rows of a mini-batch. Here the rows of all ranks are dealt anew so that every
 rank has the same work, cut into micro-batches by tokens, and packed without padding. The loss of a
@@ -30,15 +30,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.integrations import HfDeepSpeedConfig
 
-from minivapo.data import NonFiniteError, Rollout, UserError, join
-from minivapo.local import load_actor, load_critic
-from minivapo.measure import Metrics
-from minivapo.vapo import Config, LossFn, Outputs
+from minivapo.interfaces import LossFn, Metrics, NonFiniteError, Outputs, Rollout, UserError, join
+from minivapo.loading import load_actor, load_critic
+from minivapo.vapo import Config
 from scaled.config import Settings
-from scaled.head import CriticModule, PolicyModule
-from scaled.packing import Packed, balance, cut, imbalance, make_rows, pack, slice_of, tensors, to_device, unpack
-from scaled.ulysses import JoinSlices, group_of, install
-from scaled.watch import tick
+from scaled.faults import tick
+from scaled.layers.head import CriticModule, PolicyModule
+from scaled.layers.packing import Packed, balance, cut, imbalance, make_rows, pack, slice_of, tensors, to_device, unpack
+from scaled.layers.ulysses import JoinSlices, group_of, install
 from scaled.world import ON_GPU, DistributedWorld, local_device
 
 GATHER = 2**28
@@ -49,7 +48,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class DeepSpeedLearner:
-    """Actor or critic, sharded over all ranks, see `minivapo.vapo.Learner`. Every method is collective.
+    """Actor or critic, sharded over all ranks, see `minivapo.interfaces.Learner`. Every method is collective.
 
     Args:
         source: transformers folder or hub name.
@@ -143,7 +142,7 @@ class DeepSpeedLearner:
 
     @torch.no_grad()
     def forward(self, rollout: Rollout) -> Outputs:
-        """See `minivapo.vapo.Learner.forward`; rows travel to the rank that works on them, outputs back."""
+        """See `minivapo.interfaces.Learner.forward`; rows travel to the rank that works on them, outputs back."""
         self.engine.eval()
         mine, origin, _ = self.deal(rollout)
         micro = self.cut(mine)
@@ -158,7 +157,7 @@ class DeepSpeedLearner:
         return self.give_back(found, origin, rollout)
 
     def step(self, rollout: Rollout, loss_fn: LossFn, lr: float) -> tuple[Metrics, Metrics]:
-        """See `minivapo.vapo.Learner.step`; the maxima also hold the `imbalance` of work over the ranks."""
+        """See `minivapo.interfaces.Learner.step`; the maxima also hold the `imbalance` of work over the ranks."""
         self.engine.train()
         mine, _, unequal = self.deal(rollout)
         micro = self.cut(mine)
@@ -374,7 +373,9 @@ def load_model(source: str | Path, kind: str, config: Config, settings: Settings
     transformers.integrations.deepspeed.unset_hf_deepspeed_config()
     for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
         if getattr(model.config, name, None) not in (None, 1, 1.0):
-            raise UserError(f"{source} transforms its logits ({name}), which scaled.head does not: use another model.")
+            raise UserError(
+                f"{source} transforms its logits ({name}), which scaled.layers.head does not: use another model."
+            )
     return model
 
 

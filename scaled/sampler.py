@@ -1,4 +1,4 @@
-"""vLLM in process, behind `minivapo.vapo.Sampler`: one engine for each rank or tensor-parallel group.
+"""vLLM in process, behind `minivapo.interfaces.Sampler`: one engine for each rank or tensor-parallel group.
 
 How long a batch waits for its longest response: all requests of an engine are submitted at once, and
 continuous batching refills a slot as soon as its response ends. So an engine needs max(longest response,
@@ -18,16 +18,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from minivapo.data import Sample, UserError, derive_seed
-from minivapo.measure import Metrics
+from minivapo.interfaces import Metrics, Sample, UserError, derive_seed
 from minivapo.vapo import Config
 from scaled.config import Settings
-from scaled.watch import tick
+from scaled.faults import tick
 from scaled.world import ON_GPU, DistributedWorld
 
 
 class VllmSampler:
-    """Samples from weights that `sync` pushed, see `minivapo.vapo.Sampler`. Every method is collective.
+    """Samples from weights that `sync` pushed, see `minivapo.interfaces.Sampler`. Every method is collective.
 
     Args:
         model: transformers folder or hub name; its config and tokenizer are read, its weights are not.
@@ -79,7 +78,7 @@ class VllmSampler:
         temperature: float = 1.0,
         top_p: float = 1.0,
     ) -> list[Sample]:
-        """See `minivapo.vapo.Sampler.generate`; every response has its own seed, whatever it is batched with."""
+        """See `minivapo.interfaces.Sampler.generate`; every response has its own seed, whatever it is batched with."""
         if version != self.version:
             raise RuntimeError(f"the sampler holds weights of version {self.version}, not {version}: call sync first")
         # Ranks that share an engine work on the prompts of all of them, in one order.

@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from minivapo.data import UserError
+from minivapo.interfaces import UserError
 from scaled.config import Job, Settings, check_ranks, make_job, read_job, split_overrides, with_settings
-from scaled.watch import one_line_end, start_watchdog, tick
+from scaled.faults import one_line_end, start_watchdog, tick
 
 OWN = ("config", "resume", "save_every", "plan")
 
@@ -84,7 +84,7 @@ def run_rank(words: Sequence[str], rank: int) -> None:
         if rank == 0:
             print(summary(metrics), flush=True)
     if rank == 0:
-        from minivapo.report import make_report
+        from minivapo.show.report import make_report
 
         print(f"report: {make_report([run])}", flush=True)
     world.sum(torch.zeros(1))  # nobody leaves before the last file is written
@@ -100,7 +100,7 @@ def resumed_job(run: Path, given: dict[str, str]) -> tuple[Job, dict[str, Any]]:
 
     A run that was started on a laptop has no settings: it goes on in float32.
     """
-    from minivapo.runs.training import read_config
+    from minivapo.runs.folder import read_config
 
     config, info = read_config(run)
     settings: dict[str, Any] = info.get("settings") or {"dtype": "float32"}
@@ -117,7 +117,7 @@ def resumed_job(run: Path, given: dict[str, str]) -> tuple[Job, dict[str, Any]]:
 
 def run_folder(job: Job, resume: Path | None, options: dict[str, Any]) -> Path:
     """Rank 0: the run's folder, made and with its config.json."""
-    from minivapo.runs.training import new_run_folder, write_config
+    from minivapo.runs.folder import new_run_folder, write_config
 
     if resume is not None:
         return resume
@@ -133,7 +133,7 @@ def run_folder(job: Job, resume: Path | None, options: dict[str, Any]) -> Path:
     }  # fmt: skip
     write_config(run, job.config, info)
     if model == str(run / "base"):
-        from scaled.widen import widen
+        from scaled.layers.widen import widen
 
         widen(default_model(job), run / "base")
     return run
@@ -144,7 +144,7 @@ def needs_widening(model: str) -> bool:
     import torch
     import transformers
 
-    from scaled.widen import NARROWEST
+    from scaled.layers.widen import NARROWEST
 
     return not torch.cuda.is_available() and transformers.AutoConfig.from_pretrained(model).head_dim < NARROWEST
 
@@ -172,8 +172,8 @@ def check_hardware(job: Job, ranks: int, plan: str) -> None:
         raise UserError("dtype is bfloat16, which this GPU does not compute: set dtype=float32.")
     if plan == "skip":
         return
-    from scaled.plan import plan as make_plan
-    from scaled.plan import this_gpu
+    from scaled.planning.plan import plan as make_plan
+    from scaled.planning.plan import this_gpu
 
     gpu = this_gpu()
     assert gpu is not None

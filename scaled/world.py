@@ -13,8 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from minivapo.data import UserError
-from minivapo.vapo import World
+from minivapo.interfaces import UserError, World
 
 ON_GPU = torch.cuda.is_available()
 """The one gate between GPU and CPU: devices, backends, fused kernels and sleep mode depend on it alone."""
@@ -63,7 +62,7 @@ def free_port() -> int:
 
 
 class DistributedWorld(World):
-    """`minivapo.vapo.World` over torch.distributed; tensors stay on the CPU."""
+    """`minivapo.interfaces.World` over torch.distributed; tensors stay on the CPU."""
 
     def __init__(self) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()

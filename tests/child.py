@@ -13,7 +13,14 @@ OPERATIONS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir"}
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(
     [
-        *("minivapo.local", "minivapo.runs.training", "minivapo.tasks", "minivapo.cli", "minivapo.live", "minivapo.report"),
+        *(
+            "minivapo.local",
+            "minivapo.runs.training",
+            "minivapo.tasks",
+            "minivapo.cli",
+            "minivapo.show.live",
+            "minivapo.show.report",
+        ),
         *("tyro", "pytest", "transformers.models.llama.modeling_llama", "accelerate.utils", "deepspeed"),
     ]
 )
@@ -39,7 +46,8 @@ def train_child(run: Path, model: Path, task, config, kill_at: int, save_every: 
     import torch
 
     from minivapo.local import LocalEngine
-    from minivapo.runs.training import run_training, write_config
+    from minivapo.runs.folder import write_config
+    from minivapo.runs.training import run_training
 
     torch.set_num_threads(1)
     resume = (run / "config.json").exists()

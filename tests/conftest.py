@@ -12,8 +12,8 @@ jaxtyping.install_import_hook("minivapo", "typecheck.check_shapes")
 
 import torch  # noqa: E402
 
-from minivapo.base import make_base  # noqa: E402
-from minivapo.tasks import Chain, ChainSpec  # noqa: E402
+from minivapo.tasks.base import make_base  # noqa: E402
+from minivapo.tasks.chain import Chain, ChainSpec  # noqa: E402
 from minivapo.vapo import PRESETS, Config  # noqa: E402
 
 torch.set_num_threads(1)

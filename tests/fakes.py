@@ -6,9 +6,8 @@ from types import SimpleNamespace
 
 import torch
 
-from minivapo.base import make_tokenizer
-from minivapo.data import Problem, Sample
-from minivapo.vapo import Progress, World
+from minivapo.interfaces import Problem, Progress, Sample, World
+from minivapo.tasks.base import make_tokenizer
 
 DIGITS = tuple("0123456789")
 TOKENIZER = make_tokenizer((*DIGITS, "?", "a", "b", "c"))

@@ -9,10 +9,10 @@ import time
 
 import pytest
 
-from minivapo import ablate
-from minivapo.data import UserError
+from minivapo.interfaces import UserError
 from minivapo.local import LocalEngine
-from minivapo.tasks import Chain
+from minivapo.study import ablation as ablate
+from minivapo.tasks.chain import Chain
 from minivapo.vapo import PRESETS, pretrain_critic
 
 

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from minivapo.cli import COMMANDS, main
-from minivapo.data import UserError, judge
+from minivapo.interfaces import UserError
 from minivapo.local import LocalEngine
-from minivapo.tasks import TASKS, Chain, ChainSpec
+from minivapo.responses import judge
+from minivapo.tasks import TASKS
+from minivapo.tasks.chain import Chain, ChainSpec
 from minivapo.vapo import PRESETS, Config, train
 
 

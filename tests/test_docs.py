@@ -77,8 +77,8 @@ def test_the_readme_example_runs(monkeypatch):
 def test_the_example_task_is_short_and_trains(tmp_path):
     import dataclasses
 
-    from minivapo.base import make_base
     from minivapo.local import LocalEngine
+    from minivapo.tasks.base import make_base
     from minivapo.vapo import PRESETS, train
 
     source = blocks("docs/write-a-task.md", "python")[0]
@@ -97,6 +97,6 @@ def test_the_example_task_is_short_and_trains(tmp_path):
 
 
 def test_the_metrics_page_is_what_its_one_home_says():
-    from minivapo.metrics_info import markdown
+    from minivapo.show.metrics_info import markdown
 
     assert (ROOT / "docs/metrics.md").read_text() == markdown()

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minivapo import evaluation
 from minivapo.cli import main
-from minivapo.data import UserError
-from minivapo.evaluation import bootstrap_interval, finished, pass_at_k, summarise
+from minivapo.interfaces import UserError
 from minivapo.local import LocalSampler
+from minivapo.runs import evaluation
+from minivapo.runs.evaluation import bootstrap_interval, finished, pass_at_k, summarise
 
 
 @given(st.integers(1, 9).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("math_verify")
 
-from minivapo import grading
-from minivapo.math_tasks import Verifier, grade
+from minivapo.tasks import verifier as grading
+from minivapo.tasks.math import Verifier, grade
 
 sys.path.insert(0, str(Path(__file__).parent / "data"))
 from grade_cases import ROWS
@@ -235,13 +235,14 @@ def test_hostile_answers_end_at_the_time_limit_and_the_pool_goes_on():
 def test_the_kernel_stops_a_worker_inside_a_c_call_without_its_parent():
     """A worker left alone with one huge multiplication ends by itself."""
     code = """if True:
-        import grading, sys, io
-        grading.serve(lambda p, g: pow(7, 10**9) == 0, io.StringIO(sys.argv[1]), sys.stdout, 0.5)
+        import sys, io
+        from minivapo.tasks import verifier
+        verifier.serve(lambda p, g: pow(7, 10**9) == 0, io.StringIO(sys.argv[1]), sys.stdout, 0.5)
     """
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     done = subprocess.run(
         [sys.executable, "-c", code, '["x+1", "y+1"]\n'],
-        env={**os.environ, "PYTHONPATH": str(Path(grading.__file__).parent)},
+        env={**os.environ, "PYTHONPATH": str(Path(grading.__file__).parents[2])},
         capture_output=True,
         timeout=300,
     )
@@ -345,7 +346,7 @@ def run_python(code):
 def test_workers_do_not_outlive_a_killed_parent():
     code = """
     import os, signal, sys, threading
-    from minivapo.math_tasks import Verifier
+    from minivapo.tasks.math import Verifier
     idle, busy = Verifier(workers=1), Verifier(workers=1, time_limit=1.0)
     for verifier in (idle, busy):
         verifier.grade_many([r"\\boxed{\\sqrt{8}}"], [r"2\\sqrt{2}"])
@@ -373,10 +374,10 @@ def is_running(pid):
 def test_import_is_light_and_a_missing_package_is_named():
     code = """
     import sys
-    import minivapo.math_tasks
+    import minivapo.tasks.math
     print(sorted({"math_verify", "sympy", "datasets"} & set(sys.modules)))
     sys.modules["math_verify"] = None
-    for use in (minivapo.math_tasks.Verifier, lambda: minivapo.math_tasks.grade("18", "18")):
+    for use in (minivapo.tasks.math.Verifier, lambda: minivapo.tasks.math.grade("18", "18")):
         try:
             use()
         except ImportError as error:

@@ -10,18 +10,10 @@ from fakes import on_ranks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minivapo.data import Sample, make_rollout
-from minivapo.local import LocalEngine, LocalLearner, load_actor, load_critic
-from minivapo.vapo import (
-    PRESETS,
-    World,
-    actor_loss,
-    critic_loss,
-    estimate_advantages,
-    reward_model_loss,
-    train_step,
-    update,
-)
+from minivapo.interfaces import Sample, World, make_rollout
+from minivapo.loading import load_actor, load_critic
+from minivapo.local import LocalEngine, LocalLearner
+from minivapo.vapo import PRESETS, actor_loss, critic_loss, estimate_advantages, reward_model_loss, train_step, update
 
 ROWS = 12
 LOSSES = {"actor": actor_loss, "critic": critic_loss, "reward-model": reward_model_loss}

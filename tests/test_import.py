@@ -23,9 +23,9 @@ def test_import_and_training_need_no_accelerator_stack_no_data_sets_and_no_netwo
 
         socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
 
-        import minivapo, minivapo.vapo, minivapo.data, minivapo.measure, minivapo.tasks
+        import minivapo, minivapo.vapo, minivapo.interfaces, minivapo.measure, minivapo.tasks
         assert "transformers" not in sys.modules, "the algorithm itself needs no transformers"
-        import minivapo.local, minivapo.runs.training, minivapo.base, minivapo.cli, minivapo.math_tasks
+        import minivapo.local, minivapo.runs.training, minivapo.tasks.base, minivapo.cli, minivapo.tasks.math
         import dataclasses, torch
 
         torch.set_num_threads(1)

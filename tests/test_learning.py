@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from minivapo.base import BASES, make_base
 from minivapo.local import LocalEngine
-from minivapo.tasks import make_task
+from minivapo.tasks import BASES, make_task
+from minivapo.tasks.base import make_base
 from minivapo.vapo import PRESETS, evaluate, train
 
 

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from minivapo import live
-from minivapo.data import UserError
-from minivapo.live import BLOCKS, Board, Live, Tail, duration, newest_samples, printable, sparkline, watch
+from minivapo.interfaces import UserError
+from minivapo.show import live
+from minivapo.show.live import BLOCKS, Board, Live, Tail, duration, newest_samples, printable, sparkline, watch
 from minivapo.vapo import PRESETS
 
 CONFIG = replace(PRESETS["vapo"], steps=4, reward_model_steps=1, value_pretrain_steps=2)

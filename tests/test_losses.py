@@ -9,11 +9,10 @@ from fakes import on_ranks
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minivapo.data import Sample, make_rollout
+from minivapo.interfaces import Sample, World, make_rollout
 from minivapo.measure import explained_variance
 from minivapo.vapo import (
     Config,
-    World,
     actor_loss,
     estimate_advantages,
     group_advantages,

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from minivapo import math_tasks
-from minivapo.data import UserError
-from minivapo.math_tasks import MATH_TASKS, SOURCES, bare_question, make_math_task, question_key, render
+from minivapo.interfaces import UserError
+from minivapo.tasks import math as math_tasks
+from minivapo.tasks.math import MATH_TASKS, SOURCES, bare_question, make_math_task, question_key, render
 
 TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}<|assistant|>"
 
@@ -391,7 +391,7 @@ def test_a_hub_that_cannot_be_reached_is_not_waited_for(tmp_path):
     code = """if True:
         import time
         import datasets
-        from minivapo.math_tasks import make_math_task
+        from minivapo.tasks.math import make_math_task
         start = time.perf_counter()
         try:
             make_math_task("gsm8k")

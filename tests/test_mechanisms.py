@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 
-from minivapo import mechanisms as m
-from minivapo.data import Problem, Rollout, derive_seed
+from minivapo.interfaces import Problem, Rollout, derive_seed
 from minivapo.local import LocalEngine
+from minivapo.study import mechanisms as m
 from minivapo.vapo import PRESETS, collect, gae, length_adaptive_lambda
 
 

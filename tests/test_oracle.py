@@ -6,11 +6,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minivapo.base import BASES
-from minivapo.data import Problem, encode_prompt, make_rollout, pad_id
+from minivapo.interfaces import Problem, make_rollout
 from minivapo.local import LocalEngine
-from minivapo.oracle import OracleCritic
-from minivapo.tasks import Chain, ChainSpec, Proof
+from minivapo.responses import encode_prompt, pad_id
+from minivapo.study.oracle import OracleCritic
+from minivapo.tasks import BASES
+from minivapo.tasks.chain import Chain, ChainSpec, Proof
 from minivapo.vapo import PRESETS, collect, estimate_advantages
 
 PROBLEM = Problem("4 A inc B twist C add3 ?", "7", "x")  # 5, 4, 7

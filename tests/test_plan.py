@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 pytest.importorskip("accelerate", reason="scaled is not installed")
 pytest.importorskip("yaml", reason="scaled is not installed")
 
-from minivapo.data import UserError
-from scaled import costs
+from minivapo.interfaces import UserError
 from scaled.config import make_job, read_job
-from scaled.costs import GIB, GPUS, Assumptions
-from scaled.plan import ERRORS, changes, main, make_setup, plan
-from scaled.shapes import count, forward_flops, layer_activation_bytes, model_config, shape_of
+from scaled.planning import costs
+from scaled.planning.costs import GIB, GPUS, Assumptions
+from scaled.planning.plan import ERRORS, changes, main, make_setup, plan
+from scaled.planning.shapes import count, forward_flops, layer_activation_bytes, model_config, shape_of
 
 CONFIGS = sorted((Path(__file__).parent.parent / "scaled" / "configs").glob("*.yaml"))
 SIZES = {  # billions, from the model cards' "number of parameters", and the exact sums of their tensors

@@ -15,11 +15,8 @@ import torch
 from real_models import llama_tokenizer, qwen_tokenizer, save_data, save_model
 
 from minivapo.cli import main
-from minivapo.data import Sample, UserError, encode_prompt, make_rollout, pad_id, response_text
-from minivapo.local import (
-    LocalEngine,
-    LocalLearner,
-    LocalSampler,
+from minivapo.interfaces import Sample, UserError, make_rollout
+from minivapo.loading import (
     check_same_vocabulary,
     hub_answers,
     load_actor,
@@ -28,6 +25,8 @@ from minivapo.local import (
     stop_ids,
     turn_end_id,
 )
+from minivapo.local import LocalEngine, LocalLearner, LocalSampler
+from minivapo.responses import encode_prompt, pad_id, response_text
 from minivapo.vapo import Config, actor_loss
 
 SIZES = """--device cpu --steps 1 --batch-size 4 --mini-batch 2 --micro-batch 2 --group-size 2 --eval-problems 2

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from minivapo import evaluation, report
-from minivapo.data import UserError
-from minivapo.metrics_info import GROUPS, HEADLINES, METRICS, explain, markdown
+from minivapo.interfaces import UserError
+from minivapo.runs import evaluation
+from minivapo.show import report
+from minivapo.show.metrics_info import GROUPS, HEADLINES, METRICS, explain, markdown
 from minivapo.vapo import PRESETS, gae, length_adaptive_lambda
 
 # ---------------------------------------------------------------------------------------------------------
@@ -94,8 +95,9 @@ def data_of(page):
 
 def test_every_metric_of_the_sources_is_explained():
     """Names are collected from the sources here; a test of a real run checks those it logs."""
-    package = Path(report.__file__).parent
-    source = "".join((package / name).read_text() for name in ("vapo.py", "measure.py", "runs/training.py"))
+    package = Path(report.__file__).parents[1]
+    names = ("vapo.py", "measure.py", "runs/training.py")
+    source = "".join((package / name).read_text() for name in names)
     groups = "|".join(GROUPS)
     names = set(re.findall(rf'[^f]"((?:{groups})/[a-z_0-9]+)"', source))
     assert {"reward/accuracy", "value/explained_variance", "time/cpu_seconds"} <= names

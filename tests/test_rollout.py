@@ -8,7 +8,8 @@ from fakes import TOKENIZER, NumberTask, digest, fake_engine, on_ranks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minivapo.data import Problem, Sample, UserError, encode_prompt, join, make_rollout, response_text
+from minivapo.interfaces import Problem, Sample, UserError, join, make_rollout
+from minivapo.responses import encode_prompt, response_text
 from minivapo.vapo import Config, collect, estimate_advantages, evaluate
 
 CONFIG = Config(batch_size=24, mini_batch=12, group_size=2, max_new_tokens=12, eval_problems=20)

@@ -6,18 +6,12 @@ import pytest
 import torch
 from child import command_child, finish
 
-from minivapo.data import NonFiniteError, UserError
-from minivapo.local import LocalEngine, LocalLearner, load_actor
-from minivapo.runs.training import (
-    find_checkpoint,
-    keep_lines,
-    new_run_folder,
-    read_config,
-    read_metrics,
-    run_training,
-    save_checkpoint,
-    write_config,
-)
+from minivapo.interfaces import NonFiniteError, UserError
+from minivapo.loading import load_actor
+from minivapo.local import LocalEngine, LocalLearner
+from minivapo.runs.checkpoint import find_checkpoint, save_checkpoint
+from minivapo.runs.folder import keep_lines, new_run_folder, read_config, read_metrics, write_config
+from minivapo.runs.training import run_training
 from minivapo.vapo import train_step
 
 

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from minivapo.data import encode_prompt, make_rollout, pad_id, response_text
-from minivapo.local import BufferedLayer, LocalEngine, LocalSampler, check_finite, pick, stop_ids
-from minivapo.tasks import Chain, ChainSpec
+from minivapo.interfaces import make_rollout
+from minivapo.loading import stop_ids
+from minivapo.local import BufferedLayer, LocalEngine, LocalSampler, check_finite, pick
+from minivapo.responses import encode_prompt, pad_id, response_text
+from minivapo.tasks.chain import Chain, ChainSpec
 from minivapo.vapo import Config
 
 GREEDY = {"temperature": 1.0, "top_p": 1e-9}

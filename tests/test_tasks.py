@@ -5,9 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minivapo.base import demonstration_batch, make_tokenizer
-from minivapo.data import UserError
-from minivapo.tasks import EASY, HARD, LABELS, TASKS, Chain, Proof, is_held_out, make_task
+from minivapo.interfaces import UserError
+from minivapo.tasks import TASKS, make_task
+from minivapo.tasks.base import demonstration_batch, make_tokenizer
+from minivapo.tasks.chain import EASY, HARD, LABELS, Chain, Proof
+from minivapo.tasks.embedded import is_held_out
 
 ALL = pytest.mark.parametrize("task", [Chain(), Proof()], ids=lambda t: t.name)
 

@@ -11,7 +11,9 @@ import torch
 from child import finish, start, train_child
 
 from minivapo.local import LocalEngine
-from minivapo.runs.training import find_checkpoint, read_metrics, run_training, write_config
+from minivapo.runs.checkpoint import find_checkpoint
+from minivapo.runs.folder import read_metrics, write_config
+from minivapo.runs.training import run_training
 from minivapo.vapo import PRESETS, train
 
 

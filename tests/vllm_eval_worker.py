@@ -14,8 +14,10 @@ def main(folder: Path) -> None:
     from real_models import qwen_tokenizer, save_data, save_model
 
     from minivapo import cli
-    from minivapo.data import encode_prompt, make_rollout
-    from minivapo.local import LocalLearner, load_actor, load_tokenizer
+    from minivapo.interfaces import make_rollout
+    from minivapo.loading import load_actor, load_tokenizer
+    from minivapo.local import LocalLearner
+    from minivapo.responses import encode_prompt
     from minivapo.vapo import Config
 
     shape = {"hidden_size": 64, "intermediate_size": 80, "initializer_range": 0.2}  # heads of 32: vLLM on the CPU

@@ -1,4 +1,4 @@
-r"""Hand-written (response, gold, verdict) cases for `minivapo.math_tasks.grade`, by topic.
+r"""Hand-written (response, gold, verdict) cases for `minivapo.tasks.math.grade`, by topic.
 
 Every case was written for this file and its verdict decided by hand. The topics whose name starts with
 `trap:` are inputs on which public verifiers are known to answer otherwise: substring or set comparison,

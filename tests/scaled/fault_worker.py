@@ -10,8 +10,8 @@ import time
 
 import torch
 
-from minivapo.data import NonFiniteError, UserError
-from scaled.watch import one_line_end, start_watchdog, tick
+from minivapo.interfaces import NonFiniteError, UserError
+from scaled.faults import one_line_end, start_watchdog, tick
 from scaled.world import join
 
 case, timeout = sys.argv[1], float(sys.argv[2])

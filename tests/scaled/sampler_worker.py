@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from toy import EOS, record_rollout, share, toy_config
 
-from minivapo.data import make_rollout
+from minivapo.interfaces import make_rollout
 from minivapo.vapo import actor_loss, update
 from scaled.config import Settings
 from scaled.learner import DeepSpeedLearner

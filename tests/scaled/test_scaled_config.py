@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from launch import ROOT
 
-from minivapo.data import UserError
+from minivapo.interfaces import UserError
 from minivapo.vapo import PRESETS
 from scaled.config import Settings, check_ranks, coerce, make_job, read_job, split_overrides, with_settings
 
@@ -97,7 +97,8 @@ def test_ranks_that_do_not_fit_are_refused(changes, ranks, message):
 def test_bf16_where_the_gpu_lacks_it_and_a_plan_that_does_not_fit_are_refused(monkeypatch):
     import torch
 
-    from scaled import plan, train
+    from scaled import train
+    from scaled.planning import plan
 
     job = read_job(ROOT / "scaled/configs/qwen2.5-32b-64gpu.yaml")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

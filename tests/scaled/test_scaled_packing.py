@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minivapo.data import Rollout
-from scaled.head import token_logprobs
-from scaled.packing import balance, cut, imbalance, pack, unpack
+from minivapo.interfaces import Rollout
+from scaled.layers.head import token_logprobs
+from scaled.layers.packing import balance, cut, imbalance, pack, unpack
 
 
 @settings(deadline=None, max_examples=50)
@@ -70,8 +70,8 @@ def test_chunked_log_probs_and_gradients_are_those_of_log_softmax(bias, chunk):
 @pytest.mark.parametrize("name", ["llama-tied", "qwen2-untied"])
 def test_packed_rows_do_not_see_each_other(models, attention, name):
     """The log-probs and gradients of a row are the same alone and beside other rows, in any place."""
-    from minivapo.local import load_actor
-    from scaled.head import PolicyModule
+    from minivapo.loading import load_actor
+    from scaled.layers.head import PolicyModule
 
     model = load_actor(models / name)
     model.set_attn_implementation(attention)
@@ -102,7 +102,7 @@ def test_packed_rows_do_not_see_each_other(models, attention, name):
 def test_every_tensor_of_a_rollout_travels():
     from toy import record_rollout, toy_config
 
-    from scaled.packing import make_rows, tensors
+    from scaled.layers.packing import make_rows, tensors
 
     rollout = record_rollout(toy_config("vapo"), 0)
     again = make_rows(tensors(rollout))

@@ -86,7 +86,7 @@ def test_the_checkpoint_opens_in_transformers_and_on_the_laptop(finished):
     from transformers import AutoModelForCausalLM
 
     from minivapo.local import LocalEngine
-    from minivapo.runs.training import read_config
+    from minivapo.runs.folder import read_config
 
     config, _ = read_config(finished)
     plain = AutoModelForCausalLM.from_pretrained(finished / "checkpoint" / "actor")

@@ -4,9 +4,9 @@ import pytest
 import torch
 from launch import require, results
 
-from minivapo.data import UserError
+from minivapo.interfaces import UserError
 from scaled.config import Settings, check_heads
-from scaled.packing import pack, slice_of
+from scaled.layers.packing import pack, slice_of
 
 
 @pytest.fixture(scope="module", params=[2, 4], ids=["one group", "two groups"])
@@ -63,7 +63,7 @@ def test_what_cannot_be_shared_is_refused_before_weights_load(models):
 
 
 def test_attention_it_does_not_know_is_refused():
-    from scaled.ulysses import attend
+    from scaled.layers.ulysses import attend
 
     x = torch.zeros(1, 2, 4, 8)
     with pytest.raises(UserError, match="sliding_window"):

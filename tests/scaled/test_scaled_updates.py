@@ -14,7 +14,7 @@ CRITIC = [f"{p}-{loss}" for p in PRESETS if PRESETS[p].advantage == "gae" for lo
 @pytest.fixture(scope="session")
 def critic(models):
     """A critic whose head is not zero, so that its body has gradients from the start."""
-    from minivapo.local import load_critic
+    from minivapo.loading import load_critic
 
     model = load_critic(models / "llama-untied")
     torch.manual_seed(1)

@@ -5,9 +5,9 @@ import torch
 import transformers
 from launch import ROOT
 
-from minivapo.data import UserError
-from minivapo.local import load_actor
-from scaled.widen import widen
+from minivapo.interfaces import UserError
+from minivapo.loading import load_actor
+from scaled.layers.widen import widen
 
 
 def test_wider_heads_compute_the_same(tmp_path):

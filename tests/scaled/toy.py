@@ -8,8 +8,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
 
-from minivapo.data import Problem, Rollout, Sample, make_rollout
-from minivapo.vapo import PRESETS, Config, World, actor_loss, critic_loss, estimate_advantages, reward_model_loss
+from minivapo.interfaces import Problem, Rollout, Sample, World, make_rollout
+from minivapo.vapo import PRESETS, Config, actor_loss, critic_loss, estimate_advantages, reward_model_loss
 
 VOCABULARY = 64
 EOS = 1

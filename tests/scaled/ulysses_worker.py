@@ -11,8 +11,10 @@ from pathlib import Path
 import torch
 from toy import LOSSES, record_rollout, share, toy_config
 
-from minivapo.local import LocalLearner, load_actor, load_critic
-from minivapo.vapo import World, update
+from minivapo.interfaces import World
+from minivapo.loading import load_actor, load_critic
+from minivapo.local import LocalLearner
+from minivapo.vapo import update
 from scaled.config import Settings
 from scaled.learner import DeepSpeedLearner
 from scaled.world import start

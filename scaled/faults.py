@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Iterator
 
-from minivapo.data import NonFiniteError, UserError
+from minivapo.interfaces import NonFiniteError, UserError
 
 LOST = ("connection closed", "connection reset", "broken pipe", "timed out", "remote process exited")
 

@@ -3,7 +3,7 @@
     python -m scaled.plan scaled/configs/qwen2.5-32b-64gpu.yaml
     python -m scaled.plan scaled/configs/qwen2.5-7b-8gpu.yaml --gpu a100-80 --token-budget 8192
 
-The formulas are in `scaled.costs`; `benchmarks/plan_check.py` holds them against measurement. The plan is an
+The formulas are in `scaled.planning.costs`; `benchmarks/plan_check.py` holds them against measurement. The plan is an
 upper estimate for memory (every response may be as long as the limit allows) and a middle one for time.
 """
 
@@ -17,10 +17,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from minivapo.data import UserError
-from minivapo.local import locate
+from minivapo.interfaces import UserError
+from minivapo.loading import locate
 from scaled.config import Job, check_heads, check_ranks, read_job, shares_heads
-from scaled.costs import (
+from scaled.planning.costs import (
     GIB,
     GPUS,
     Assumptions,
@@ -38,7 +38,7 @@ from scaled.costs import (
     times,
     whole_run,
 )
-from scaled.shapes import KNOWN, shape_of
+from scaled.planning.shapes import KNOWN, shape_of
 
 ERRORS = {
     "memory at rest": (-1, 1),

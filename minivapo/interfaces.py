@@ -1,13 +1,14 @@
-"""Problems, responses and rollouts: the data that the loop passes around, and how text becomes tokens."""
+"""The contract that both engines, all tasks and every measure speak: data, interfaces, errors."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import threading
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -143,49 +144,6 @@ def join(parts: Sequence[Rollout], pad: int) -> Rollout:
     return Rollout(**columns)
 
 
-def judge(task: Any, problems: Sequence[Problem], responses: Sequence[str], timeout: float) -> list[bool | None]:
-    """The task's verdicts, in bounded time whatever its verifier does.
-
-    Args:
-        task: whose `judge` is called, in a thread of its own.
-        problems, responses: one problem for each response.
-        timeout: seconds that the whole batch may take.
-
-    Raises:
-        UserError: the verifier raised, took too long, or gave another number of verdicts.
-    """
-    outcome: list[Any] = []
-
-    def call() -> None:
-        try:
-            outcome.append(task.judge(problems, responses))
-        except BaseException as error:
-            outcome.append(error)
-
-    thread = threading.Thread(target=call, daemon=True)  # a verifier that hangs does not keep the process alive
-    thread.start()
-    thread.join(timeout)
-    if not outcome:
-        raise UserError(
-            f"the verifier of task '{task.name}' gave no verdict on {len(responses)} responses within {timeout:g} s: "
-            "bound the time of its judge(), or raise verifier_timeout. Nothing saved was lost."
-        )
-    if isinstance(outcome[0], UserError):
-        raise outcome[0]
-    if isinstance(outcome[0], BaseException):
-        error = outcome[0]
-        raise UserError(
-            f"the verifier of task '{task.name}' raised {type(error).__name__}: {' '.join(str(error).split())[:200]}. "
-            "Its judge() must return True, False or None (failed) for any text. Nothing saved was lost."
-        ) from error
-    if len(outcome[0]) != len(responses):
-        raise UserError(
-            f"the verifier of task '{task.name}' gave {len(outcome[0])} verdicts on {len(responses)} responses; "
-            "its judge() must return one for each."
-        )
-    return outcome[0]
-
-
 def derive_seed(*key: object) -> int:
     """A 63-bit seed that depends on every part of the key, the same on every machine.
 
@@ -194,26 +152,137 @@ def derive_seed(*key: object) -> int:
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest()) >> 1
 
 
-def encode_prompt(tokenizer: Any, prompt: str, max_tokens: int) -> list[int]:
-    """Token ids of a prompt, with a BOS if the tokenizer adds one and the text does not begin with it."""
-    # Choice: the tokenizer alone decides whether there is a BOS; many chat templates have written it already.
-    bos = tokenizer.bos_token
-    ids = tokenizer(prompt, add_special_tokens=not (bos and prompt.startswith(bos)))["input_ids"]
-    if ids and ids[-1] == tokenizer.eos_token_id and not prompt.endswith(tokenizer.eos_token):
-        ids = ids[:-1]  # some tokenizers close every text with EOS; a prompt must stay open
-    if not 0 < len(ids) <= max_tokens:
-        raise UserError(
-            f"a prompt has {len(ids)} tokens; 1 to max_prompt_tokens={max_tokens} are allowed: {prompt[:60]!r}…"
-        )
-    return ids
+# ---------------------------------------------------------------------------------------------------------
+# Task, sampler, learners, world: what the loop runs on
+# ---------------------------------------------------------------------------------------------------------
+
+Metrics = dict[str, float]
+Outputs = dict[str, Tensor]
+LossFn = Callable[[Outputs, Rollout], tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]]
+"""(outputs, rows) -> (loss, sums, maxima): loss and sums add over micro-batches, maxima are maximised."""
 
 
-def response_text(tokenizer: Any, sample: Sample) -> str:
-    """The text that the verifier judges: the response without special tokens."""
-    # Some tokenizers tidy up spaces by default: "( 1 , 2 )" would be judged as another text than was written.
-    return tokenizer.decode(sample.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+class Task(Protocol):
+    """Where prompts come from and who judges the responses."""
+
+    name: str
+    stop: tuple[str, ...]
+    """Strings that end a response besides EOS."""
+
+    def train_problems(self, start: int, count: int, seed: int) -> list[Problem]:
+        """Problems number start … start + count − 1 of an endless stream fixed by seed, none held out."""
+        ...
+
+    def test_problems(self, count: int | None = None) -> list[Problem]:
+        """The first `count` held-out problems, in a fixed order."""
+        ...
+
+    def judge(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[bool | None]:
+        """Right or wrong by the final answer alone; None where the verifier itself failed."""
+        ...
 
 
-def pad_id(tokenizer: Any) -> int:
-    """The padding id, or any other where there is none: padding is never read."""
-    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+class Learner(Protocol):
+    """A network with its optimizer: the actor (outputs logprobs, entropy) or the critic (values, scores)."""
+
+    version: int
+    """Optimizer steps taken."""
+
+    def forward(self, rollout: Rollout) -> Outputs:
+        """Outputs [batch, time] for this rank's rows, without gradient; `scores` is V *after* each token."""
+        ...
+
+    def step(self, rollout: Rollout, loss_fn: LossFn, lr: float) -> tuple[Metrics, Metrics]:
+        """One optimizer step on this rank's rows of a mini-batch; the gradient is summed over ranks.
+
+        Returns the sums and maxima of loss_fn over this rank's micro-batches; the maxima also hold the
+        global `grad_norm`. Raises NonFiniteError, leaving the weights alone, if the gradient is not finite.
+        """
+        ...
+
+
+class Sampler(Protocol):
+    """Generates from the actor's weights of the last `sync`."""
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        seed: int,
+        version: int,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+    ) -> list[Sample]:
+        """n responses for each prompt, those of one prompt together.
+
+        Raises RuntimeError if `version` is not the version of the weights it holds.
+        """
+        ...
+
+    def sync(self, actor: Any) -> None:
+        """Takes over the actor's weights."""
+        ...
+
+
+class World:
+    """One process. `scaled` has one over torch.distributed with the same methods."""
+
+    rank = 0
+    size = 1
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Sum over ranks."""
+        return x
+
+    def max(self, x: Tensor) -> Tensor:
+        """Maximum over ranks."""
+        return x
+
+
+@dataclass
+class Progress:
+    """Where a run stands; saved with the weights, so that a resumed run goes on as if never stopped."""
+
+    lines: int = 0
+    """Metrics yielded so far."""
+    step: int = 0
+    """Rollouts trained on."""
+    prompts: int = 0
+    """Training prompts drawn so far."""
+    samples: int = 0
+    """Responses sampled for training so far, value-pretraining included."""
+    reward_model: int = 0
+    """Rollouts that the reward model was trained on."""
+    pretrain: int = 0
+    """Rollouts of value-pretraining."""
+    pretrain_best: float = -math.inf
+    """Best explained variance in value-pretraining."""
+    pretrain_stale: int = 0
+    """Rollouts since it rose."""
+    pretrain_done: bool = False
+
+
+class Engine(Protocol):
+    """What `train` runs on: `LocalEngine` here, DeepSpeed and vLLM in `scaled`."""
+
+    world: World
+    sampler: Any
+    actor: Any
+    critic: Any  # None for group advantages
+    reference: Any  # None unless kl_coef > 0
+    tokenizer: Any
+    progress: Progress
+    rollout: Rollout | None
+    """The last rollout, for those who watch."""
+
+    def metrics(self) -> Metrics:
+        """What this engine adds to the metrics of the step just taken; the same numbers on every rank."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes weights, optimizers and progress."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Takes them back."""
+        ...

@@ -1,6 +1,6 @@
 r"""Final answers: find the one a response states, and decide whether it equals the gold answer.
 
-`minivapo.math_tasks` grades in two steps. This file is both of them:
+`minivapo.tasks.math` grades in two steps. This file is both of them:
 
 1. **In the calling process**: `extract_answer` finds the answer with linear scans, and `equal` compares
    numbers, units, words, tuples, sets and intervals with exact rational arithmetic. Nearly every ordinary

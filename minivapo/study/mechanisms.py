@@ -28,22 +28,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from minivapo.data import (
-    Problem,
-    Rollout,
-    Sample,
-    derive_seed,
-    encode_prompt,
-    join,
-    judge,
-    make_rollout,
-    pad_id,
-    response_text,
-)
+from minivapo.interfaces import Engine, Problem, Rollout, Sample, Task, derive_seed, join, make_rollout
+from minivapo.responses import encode_prompt, judge, pad_id, response_text
 from minivapo.vapo import (
     Config,
-    Engine,
-    Task,
     collect,
     critic_loss,
     estimate_advantages,
@@ -598,7 +586,7 @@ class ProblemSet:
         self.name, self.stop = task.name, task.stop
 
     def train_problems(self, start: int, count: int, seed: int) -> list[Problem]:
-        """See `minivapo.vapo.Task.train_problems`."""
+        """See `minivapo.interfaces.Task.train_problems`."""
         size = len(self.problems)
         orders = {
             cycle: np.random.default_rng(derive_seed("problem set", seed, cycle)).permutation(size)
@@ -607,9 +595,9 @@ class ProblemSet:
         return [self.problems[orders[i // size][i % size]] for i in range(start, start + count)]
 
     def test_problems(self, count: int | None = None) -> list[Problem]:
-        """See `minivapo.vapo.Task.test_problems`."""
+        """See `minivapo.interfaces.Task.test_problems`."""
         return self.problems[:count]
 
     def judge(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[bool | None]:
-        """See `minivapo.vapo.Task.judge`."""
+        """See `minivapo.interfaces.Task.judge`."""
         return self.task.judge(problems, responses)

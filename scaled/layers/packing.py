@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from minivapo.data import Rollout
+from minivapo.interfaces import Rollout
 
 
 def balance(costs: Sequence[float], ranks: int) -> list[int]:

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 from transformers import AttentionInterface
 
-from minivapo.data import UserError
+from minivapo.interfaces import UserError
 
 
 @functools.lru_cache

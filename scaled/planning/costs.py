@@ -1,4 +1,4 @@
-"""What a scaled run costs: bytes on a GPU by part and phase, and seconds, as formulas. `scaled.plan` is the command.
+"""What a scaled run costs: bytes on a GPU by part and phase, and seconds, as formulas.
 
 Memory: parameters are counted on the meta device; ZeRO's partitions and buffers, activations, logits and
 caches are formulas, each in one function with its reason. Times: FLOPs, bytes moved and bytes sent, over
@@ -11,10 +11,10 @@ import heapq
 import math
 from dataclasses import dataclass
 
-from minivapo.data import UserError
+from minivapo.interfaces import UserError
 from scaled.config import Job
-from scaled.packing import balance, cut, imbalance
-from scaled.shapes import (
+from scaled.layers.packing import balance, cut, imbalance
+from scaled.planning.shapes import (
     Shape,
     forward_flops,
     layer_activation_bytes,

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from minivapo.data import Rollout, Sample, UserError, encode_prompt, make_rollout, pad_id
-from minivapo.measure import Metrics
-from minivapo.vapo import Config, Engine, Task, collect, reward_model_loss, update
+from minivapo.interfaces import Engine, Metrics, Rollout, Sample, Task, UserError, make_rollout
+from minivapo.responses import encode_prompt, pad_id
+from minivapo.vapo import Config, collect, reward_model_loss, update
 
 
 def sampled_pairs(config: Config, task: Task, engine: Engine) -> Iterator[Rollout]:

@@ -4,7 +4,7 @@ r"""Real mathematics: GSM8K, DAPO-Math-17k, AIME 2024 and 2025, your own jsonl f
     task = make_math_task("dapo-math:dapo-math-17k.parquet")  # the same columns in a local file
     grade(r"… so the answer is \boxed{\frac{1}{2}}", "0.5")   # True
 
-How an answer is found and compared is told, with every choice made, in `minivapo.grading`. Here are the
+How an answer is found and compared is told, with every choice made, in `minivapo.tasks.verifier`. Here are the
 pool of worker processes that makes it safe (`Verifier`), and the data: reading, duplicates, held-out
 problems, prompt templates. Importing this module loads neither datasets nor math-verify.
 """
@@ -32,8 +32,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from minivapo import grading
-from minivapo.data import Problem, UserError, encode_prompt
+from minivapo.interfaces import Problem, UserError
+from minivapo.responses import encode_prompt
+from minivapo.tasks import verifier as grading
 
 MATH_TASKS = ("gsm8k", "dapo-math", "aime2024", "aime2025", "jsonl")
 """Names that `make_math_task` knows, each alone or followed by `:PATH` (jsonl always)."""
@@ -311,7 +312,7 @@ def _shared_verifier() -> Verifier:
 def grade(response: str, answer: str) -> bool:
     r"""Whether the final answer that a response states is the right one.
 
-    Only the final answer counts: the last `\boxed{…}`, `Answer: …` or `#### …`; see `minivapo.grading` for
+    Only the final answer counts: the last `\boxed{…}`, `Answer: …` or `#### …`; see `minivapo.tasks.verifier` for
     all forms and for what counts as equal. For many answers use `Verifier.grade_many`, which also tells a
     wrong answer from a verifier that failed.
 
@@ -594,7 +595,7 @@ class LoadReport:
 
 @dataclass
 class MathTask:
-    """A finite set of problems as a `minivapo.vapo.Task`.
+    """A finite set of problems as a `minivapo.interfaces.Task`.
 
     Attributes:
         name: As given to `make_math_task`, without the path.

@@ -23,8 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from minivapo.data import Problem, UserError, derive_seed, encode_prompt, judge, response_text
-from minivapo.runs.training import git_commit, versions
+from minivapo.interfaces import Problem, UserError, derive_seed
+from minivapo.responses import encode_prompt, judge, response_text
+from minivapo.runs.folder import git_commit, versions
 
 RESAMPLES = 10_000
 """Bootstrap resamples behind an interval."""
@@ -81,7 +82,7 @@ def fingerprint(model: str) -> str:
     """
     folder = Path(model)
     if not folder.is_dir():
-        from minivapo.local import explain_loading, transformers
+        from minivapo.loading import explain_loading, transformers
 
         with explain_loading(model, "configuration"):
             return f"hub commit {transformers.AutoConfig.from_pretrained(model)._commit_hash}"
@@ -192,7 +193,7 @@ def evaluate_problems(
         task: judges.
         problems: all problems of these settings, in their order.
         tokenizer: the policy's.
-        sampler: holds weights of version 0, see `minivapo.vapo.Sampler`.
+        sampler: holds weights of version 0, see `minivapo.interfaces.Sampler`.
         settings: of the evaluation.
         path: .jsonl file of finished problems, under these settings.
         timeout: seconds that the verifier may take for one part.

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minivapo.data import UserError
-from minivapo.local import hub_answers
+from minivapo.interfaces import UserError
+from minivapo.loading import hub_answers
 
 _QWEN = {"model_type": "qwen2", "rms_norm_eps": 1e-6}
 KNOWN: dict[str, dict[str, Any]] = {

@@ -12,11 +12,8 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
 
-from minivapo.data import derive_seed
-from minivapo.tasks import EmbeddedTask
-
-BASES = Path(__file__).parent / "bases"
-"""Weights shipped with the package, one transformers folder for each embedded task."""
+from minivapo.interfaces import derive_seed
+from minivapo.tasks.embedded import EmbeddedTask
 
 
 def make_tokenizer(words: tuple[str, ...]) -> Any:

@@ -1,6 +1,6 @@
 """The same Llama with wider attention heads: vLLM's CPU attention knows none under 32, and small models have them.
 
-    python -m scaled.widen FOLDER NEW_FOLDER
+    python -m scaled.layers.widen FOLDER NEW_FOLDER
 
 Each head of width d becomes one of width 2^n d that computes the same. Rotary pair i of d turns at the rate of pair
 2^n i of 2^n d, so that is where its components go; the rest of q, k, v and the output projection is zero, and stays
@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minivapo.data import UserError
-from minivapo.local import load_actor, load_tokenizer
+from minivapo.interfaces import UserError
+from minivapo.loading import load_actor, load_tokenizer
 
 NARROWEST = 32
 

@@ -29,7 +29,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from minivapo.data import UserError
+from minivapo.interfaces import UserError
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 

@@ -13,14 +13,12 @@ from pathlib import Path
 
 import torch
 
-from minivapo.data import Rollout
-from minivapo.measure import Metrics
-from minivapo.tasks import Chain
-from minivapo.vapo import LossFn, Outputs
+from minivapo.interfaces import LossFn, Metrics, Outputs, Rollout
+from minivapo.tasks.chain import Chain
 
 
 class OracleCritic:
-    """Stands where a critic stands (`minivapo.vapo.Learner`); an update leaves it as it is.
+    """Stands where a critic stands (`minivapo.interfaces.Learner`); an update leaves it as it is.
 
     Args:
         task: a chain task whose verdict wants every line right.

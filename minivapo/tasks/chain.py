@@ -1,87 +1,17 @@
-"""Embedded verifiable tasks: no download, problems made on demand, verdict on the final answer alone.
+"""chain: run a small program on one digit, step by step. Long chains; one slip ruins the answer.
 
-`chain` runs a small program step by step (long chains, one slip ruins the answer); `proof` wants every line right.
-`make_task` also gives the mathematics tasks of `minivapo.math_tasks`.
+`proof` is the same with longer programs, where every line must be right.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from minivapo.data import Problem, UserError, derive_seed
-
-HELD_OUT = 8
-"""One prompt in so many is held out, decided by a hash of its text: training can never contain it."""
-
-
-def is_held_out(prompt: str) -> bool:
-    """Whether a prompt belongs to the test split."""
-    return hashlib.blake2b(prompt.encode(), digest_size=4).digest()[0] % HELD_OUT == 0
-
-
-class EmbeddedTask:
-    """Streams of made problems, split by a hash of the prompt. A subclass says what a problem is.
-
-    Subclasses define `name`, `words` (the whole vocabulary), `make(rng)`, `is_correct(problem, response)`
-    and `demonstrate(problem, rng)` (a noisy demonstration to train a base model on).
-    """
-
-    name = ""
-    words: tuple[str, ...] = ()
-    stop: tuple[str, ...] = ()
-
-    def make(self, rng: np.random.Generator) -> Problem:
-        """A random problem, of either split."""
-        raise NotImplementedError
-
-    def is_correct(self, problem: Problem, response: str) -> bool:
-        """Verdict on the final answer; must not raise on any text."""
-        raise NotImplementedError
-
-    def demonstrate(self, problem: Problem, rng: np.random.Generator) -> list[str]:
-        """The words of a demonstration, right or not."""
-        raise NotImplementedError
-
-    def first_error(self, problem: Problem, tokens: Sequence[str]) -> int | None:
-        """Index of the response token where the reasoning first went wrong; None if nowhere or unknown."""
-        return None
-
-    def draw(self, key: tuple[object, ...], held_out: bool) -> Problem:
-        """The problem that a key stands for, in the wanted split."""
-        rng = np.random.default_rng(derive_seed(self.name, *key))
-        while True:
-            problem = self.make(rng)
-            if is_held_out(problem.prompt) == held_out:
-                return problem
-
-    def train_problems(self, start: int, count: int, seed: int) -> list[Problem]:
-        """See `minivapo.vapo.Task.train_problems`."""
-        return [self.draw((seed, i), held_out=False) for i in range(start, start + count)]
-
-    def test_problems(self, count: int | None = None) -> list[Problem]:
-        """Held-out problems without repetition, in a fixed order; 1,024 if no count is given."""
-        wanted = 1024 if count is None else count
-        found: dict[str, Problem] = {}
-        for i in range(64 * wanted):
-            if len(found) == wanted:
-                break
-            problem = self.draw(("test", i), held_out=True)
-            found.setdefault(problem.prompt, problem)
-        return list(found.values())
-
-    def judge(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[bool | None]:
-        """See `minivapo.vapo.Task.judge`."""
-        return [self.is_correct(p, r) for p, r in zip(problems, responses, strict=True)]
-
-
-# ---------------------------------------------------------------------------------------------------------
-# chain: run a program on one digit
-# ---------------------------------------------------------------------------------------------------------
+from minivapo.interfaces import Problem
+from minivapo.tasks.embedded import EmbeddedTask
 
 LABELS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdef")
 FILLERS = (
@@ -277,52 +207,3 @@ class Proof(Chain):
         super().__init__(
             spec or ChainSpec(min_steps=8, max_steps=28, long_tail=False, hard_share=0.15, every_line=True)
         )
-
-
-TASKS: dict[str, Any] = {"chain": Chain, "proof": Proof}
-
-
-def make_task(name: str, **options: Any) -> Any:
-    """A task by its name: chain, proof, or one of `minivapo.math_tasks` (gsm8k, dapo-math, aime2024, jsonl:PATH …).
-
-    Raises:
-        UserError: there is no such task.
-    """
-    if name in TASKS:
-        return TASKS[name]()
-    from minivapo import math_tasks
-
-    if name.partition(":")[0] not in math_tasks.MATH_TASKS:
-        known = ", ".join([*TASKS, *math_tasks.MATH_TASKS])
-        raise UserError(f"there is no task '{name}'; choose one of {known}.")
-    return math_tasks.make_math_task(name, **options)
-
-
-def load_task(name: str, options: dict[str, Any], model: str | None, max_prompt_tokens: int) -> tuple[Any, str]:
-    """A task and the policy's model; mathematics tasks get its tokenizer, to render and to count prompts.
-
-    Raises:
-        UserError: there is no such task, its data cannot be read, or it has no default model.
-    """
-    from minivapo.local import load_tokenizer
-    from minivapo.math_tasks import MATH_TASKS
-
-    if name.partition(":")[0] not in MATH_TASKS:
-        task = make_task(name, **options)
-        return task, model or default_model(name)
-    model = model or default_model(name)
-    return make_task(name, **options, tokenizer=load_tokenizer(model), max_prompt_tokens=max_prompt_tokens), model
-
-
-def default_model(task: str) -> str:
-    """The embedded base of a task.
-
-    Raises:
-        UserError: the task has none.
-    """
-    from minivapo.base import BASES
-
-    folder = BASES / ("chain" if task == "proof" else task)  # proof: the same words, other problems
-    if not folder.exists():
-        raise UserError(f"task '{task}' has no embedded base model: name one with --model, say Qwen/Qwen2.5-0.5B.")
-    return str(folder)

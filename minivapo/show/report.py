@@ -22,14 +22,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from minivapo.data import UserError
-from minivapo.metrics_info import GROUPS, HEADLINES, explain, heading
+from minivapo.interfaces import UserError
+from minivapo.show.metrics_info import GROUPS, HEADLINES, explain, heading
 
 LIMIT = 5_000_000
 """Bytes that a report stays below."""
 CURVE_BYTES = 900_000
 SAMPLE_BYTES = 1_500_000
-ASSETS = Path(__file__).parent / "report_assets"
+ASSETS = Path(__file__).parent / "assets"
 
 _SHOWN = ("logprobs", "old_logprobs", "new_logprobs", "entropy", "values", "advantages", "rewards")
 _PER_TOKEN = (*_SHOWN, "token_ids", "returns")

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from minivapo.data import UserError, derive_seed, encode_prompt, response_text
+from minivapo.interfaces import UserError, derive_seed
+from minivapo.responses import encode_prompt, response_text
 from minivapo.vapo import PRESETS, Config
 
 PAPER: dict[str, float | None] = {
@@ -147,8 +148,9 @@ def run_job(job: Job, folder: Path, task_name: str, bases: Sequence[str], overri
     import torch
 
     from minivapo.local import LocalEngine
-    from minivapo.oracle import OracleCritic
-    from minivapo.runs.training import run_training, write_config
+    from minivapo.runs.folder import write_config
+    from minivapo.runs.training import run_training
+    from minivapo.study.oracle import OracleCritic
     from minivapo.tasks import make_task
 
     torch.set_num_threads(1)
@@ -181,7 +183,7 @@ def run_job(job: Job, folder: Path, task_name: str, bases: Sequence[str], overri
 
 def summarise(run: Path, job: Job, model: str) -> dict[str, Any]:
     """What a run's metrics say of its cost."""
-    from minivapo.runs.training import git_commit, read_metrics
+    from minivapo.runs.folder import git_commit, read_metrics
 
     metrics = read_metrics(run)
     return {
@@ -296,7 +298,7 @@ def start_job(
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with (run / "log.txt").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "minivapo.ablate", json.dumps(order)],
+            [sys.executable, "-m", "minivapo.study.ablation", json.dumps(order)],
             stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=os.environ | threads,
         )  # fmt: skip
 
@@ -418,7 +420,7 @@ def draw_curves(folder: Path, rows: Sequence[str], seeds: Sequence[int], path: P
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from minivapo.runs.training import read_metrics
+    from minivapo.runs.folder import read_metrics
 
     kinds = ("reward/accuracy", "response/length", "policy/entropy", "value/explained_variance")
     figure, axes = plt.subplots(2, 4, figsize=(16, 7), layout="constrained")

@@ -1,0 +1,209 @@
+"""Models and tokenizers from folders, run folders and hub names, and whether they fit; for both engines."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import huggingface_hub
+import torch
+import transformers
+from torch import nn
+
+from minivapo.interfaces import UserError
+from minivapo.vapo import Config
+
+
+def load_tokenizer(model: str | Path) -> Any:
+    """The tokenizer of a transformers folder, run folder or hub name.
+
+    Raises:
+        UserError: it cannot be loaded, or has no EOS.
+    """
+    model = locate(model, "actor")
+    with explain_loading(model, "tokenizer"):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"the tokenizer of {model} has no EOS token; set eos_token in its tokenizer_config.json.")
+    return tokenizer
+
+
+def load_actor(model: str | Path, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """A causal LM from a transformers folder, run folder or hub name, without dropout.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    model = locate(model, "actor")
+    with explain_loading(model, "model"):
+        return without_dropout(transformers.AutoModelForCausalLM.from_pretrained(model, dtype=dtype))
+
+
+def load_critic(model: str | Path, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """A token-classification model with one output from any checkpoint: policy, reward model or critic.
+
+    Choice: what the checkpoint's head lacks starts at zero, so that V = 0 everywhere at first when all of it
+    does. A sequence classifier's head has a weight but no bias, so it keeps its scores. What was initialised
+    anew is logged as a warning.
+
+    Raises:
+        UserError: there is no such model, or the checkpoint lacks weights below the head.
+    """
+    model = locate(model, "critic")
+    with explain_loading(model, "critic"), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        critic, info = transformers.AutoModelForTokenClassification.from_pretrained(
+            model, num_labels=1, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    without_dropout(critic)
+    fresh = {*info["missing_keys"], *(str(k[0] if isinstance(k, tuple) else k) for k in info["mismatched_keys"])}
+    heads = {name for name, m in critic.named_modules() if isinstance(m, nn.Linear) and m.out_features == 1}
+    body = sorted(key for key in fresh if key.rpartition(".")[0] not in heads)
+    if body:
+        raise UserError(
+            f"{model} cannot start a critic: its checkpoint lacks {len(body)} weights below the head "
+            f"({', '.join(body[:3])}); give a policy, reward model or critic of the kind that its config.json names."
+        )
+    if fresh:
+        text = "critic from %s: %s start at 0 (absent from the checkpoint, or of another shape)"
+        logging.getLogger(__name__).warning(text, model, ", ".join(sorted(fresh)))
+    for name, parameter in critic.named_parameters():
+        if name in fresh:  # ZeRO-3 keeps this rank's shard in ds_tensor
+            nn.init.zeros_(getattr(parameter, "ds_tensor", parameter))
+    return critic
+
+
+def without_dropout(model: Any) -> Any:
+    """Switches dropout off, in training mode too: two passes over the same tokens must agree."""
+    for module in model.modules():
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.0
+        if isinstance(module, nn.Dropout):  # transformers gives a token classifier 10 % of its own
+            module.p = 0.0
+    return model
+
+
+def locate(model: str | Path, part: Literal["actor", "critic"]) -> str:
+    """The transformers folder or hub name meant; a run folder stands for that part of its checkpoint.
+
+    Raises:
+        UserError: it reads like a path, and there is no such folder.
+    """
+    path = Path(model).expanduser()
+    if path.exists():
+        inside = path / "checkpoint" / part
+        return str(inside if inside.is_dir() else path)
+    name = str(model)
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise UserError(f"there is no folder '{model}'; give a transformers folder, a run folder or a hub name.")
+    return name
+
+
+@functools.cache
+def hub_answers(name: str) -> bool:
+    """Whether the hub has such a model; asked once, where `from_pretrained` would try again for a minute."""
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        huggingface_hub.HfApi().model_info(name, timeout=10)
+    except Exception:  # no network, no such model, no permission: its cache may still have it
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def explain_loading(model: str | Path, what: str) -> Iterator[None]:
+    """Turns the many ways in which a checkpoint fails to load into one message."""
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    was_offline = huggingface_hub.constants.HF_HUB_OFFLINE
+    huggingface_hub.constants.HF_HUB_OFFLINE = was_offline or not (Path(model).exists() or hub_answers(str(model)))
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        if Path(model).exists():
+            text = f"it is not a complete transformers folder ({type(error).__name__}: {reason})"
+        elif hub_answers(str(model)):
+            text = f"{type(error).__name__}: {reason}"
+        else:
+            text = "there is no such folder, the hub cannot be reached or has no such model, and it is not in its cache"
+        raise UserError(
+            f"cannot load the {what} from '{model}': {text}. Give a folder with config.json, model.safetensors and "
+            "tokenizer files, or a hub name and a network."
+        ) from error
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        huggingface_hub.constants.HF_HUB_OFFLINE = was_offline
+
+
+def stop_ids(model: nn.Module, tokenizer: Any) -> list[int]:
+    """Every token id that ends a response: the tokenizer's EOS, those of the model's generation config, and
+    the one that closes a turn of the tokenizer's chat template (a base model's EOS is often another).
+    """
+    # Choice: all of them end a response under either template: a base model writes its EOS, a tuned one ends its turn.
+    extra = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    extra = [] if extra is None else [extra] if isinstance(extra, int) else list(extra)
+    turn = turn_end_id(tokenizer)
+    return sorted({tokenizer.eos_token_id, *extra, *([] if turn is None else [turn])})
+
+
+def turn_end_id(tokenizer: Any) -> int | None:
+    """The special token that the chat template puts after the assistant's words, if there is one."""
+    words = "minivapo"
+    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": words}]
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+    except Exception:  # no chat template, or one that refuses these messages
+        return None
+    tail = text.rpartition(words)[2].lstrip()
+    ids = tokenizer(tail, add_special_tokens=False)["input_ids"] if tail else []
+    return ids[0] if ids and ids[0] in tokenizer.all_special_ids else None
+
+
+def check_fit(model: Any, name: str | Path, tokenizer: Any, config: Config) -> None:
+    """Refuses a model that has fewer embeddings than the tokenizer has tokens, or too short a context.
+
+    Raises:
+        UserError: it does not fit.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise UserError(
+            f"the policy's tokenizer has {len(tokenizer)} tokens but {name} only {rows} embeddings: they do not "
+            "belong together."
+        )
+    context = getattr(model.config, "max_position_embeddings", None)
+    need = config.max_prompt_tokens + config.max_new_tokens
+    if context and need > context:
+        raise UserError(
+            f"max_prompt_tokens {config.max_prompt_tokens} + max_new_tokens {config.max_new_tokens} = {need} tokens, "
+            f"but the context of {name} is {context}: lower one of them."
+        )
+
+
+def check_same_vocabulary(tokenizer: Any, critic: str | Path) -> None:
+    """Refuses a critic that reads other tokens than the policy writes; one without tokenizer files is trusted.
+
+    Raises:
+        UserError: a token of the policy is another one there.
+    """
+    folder = locate(critic, "critic")
+    if Path(folder).is_dir() and not list(Path(folder).glob("*token*")):
+        return
+    with explain_loading(folder, "critic's tokenizer"):
+        theirs = transformers.AutoTokenizer.from_pretrained(folder).get_vocab()
+    ours = tokenizer.get_vocab()
+    wrong = next((token for token in sorted(ours) if theirs.get(token) != ours[token]), None)
+    if wrong is not None:
+        raise UserError(
+            f"the critic {critic} has another vocabulary than the policy: token {wrong!r} is {theirs.get(wrong)} "
+            f"there and {ours[wrong]} here. It may be smaller, but must share the tokenizer, as one family's models do."
+        )

@@ -1,0 +1,1 @@
+"""What a job needs before anyone pays for it: memory, time, and advice."""
