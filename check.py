@@ -20,9 +20,9 @@ COVERAGE = ["--cov=minivapo", "--cov=scaled", "--cov-report="]
 STEPS: dict[str, list[list[str]]] = {  # in the order in which they start: quick ones, then the longest first
     "style": [[*PYTHON, "ruff", "check", "."], [*PYTHON, "ruff", "format", "--check", "."]],
     "types": [[*PYTHON, "pyright"]],
-    "scaled": [[*PYTEST, "tests/scaled", *COVERAGE]],
-    "tests": [[*PYTEST, "tests", "--ignore=tests/scaled", "-m", "not slow", *COVERAGE]],
-    "learning": [[*PYTEST, "tests", "--ignore=tests/scaled", "-m", "slow"]],
+    "scaled": [[*PYTEST, "-m", "cluster", *COVERAGE]],
+    "tests": [[*PYTEST, "-m", "not slow and not cluster", *COVERAGE]],
+    "learning": [[*PYTEST, "-m", "slow"]],
     "notebooks": [[*PYTEST, "--nbmake", "--nbmake-timeout=600", "notebooks"]],
     "docs": [[*PYTHON, "sphinx", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html"]],
 }

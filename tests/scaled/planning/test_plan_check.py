@@ -5,6 +5,8 @@ import json
 import pytest
 from launch import ROOT, require, torchrun
 
+pytestmark = pytest.mark.cluster
+
 SCRIPT = ROOT / "benchmarks" / "plan_check.py"
 
 

@@ -6,6 +6,8 @@ from launch import require, results
 
 from minivapo.vapo import PRESETS
 
+pytestmark = pytest.mark.cluster
+
 RANKS = (1, 2, 3)
 ACTOR = [f"{preset}-actor" for preset in PRESETS]
 CRITIC = [f"{p}-{loss}" for p in PRESETS if PRESETS[p].advantage == "gae" for loss in ("reward-model", "critic")]

@@ -5,6 +5,8 @@ from launch import require, results
 
 from scaled.sampler import drain_steps
 
+pytestmark = pytest.mark.cluster
+
 CASES = {
     "tied-tp1": ("llama-tied", 1), "untied-tp1": ("llama-untied", 1),
     "tied-tp2": ("llama-tied", 2), "untied-tp2": ("llama-untied", 2),

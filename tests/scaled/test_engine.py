@@ -2,7 +2,10 @@
 
 import math
 
+import pytest
 from launch import require, results
+
+pytestmark = pytest.mark.cluster
 
 
 def test_dapo_with_a_reference_on_a_shared_engine(models, tmp_path):

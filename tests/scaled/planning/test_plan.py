@@ -21,7 +21,7 @@ from scaled.planning.costs import GIB, GPUS, Assumptions
 from scaled.planning.plan import ERRORS, changes, main, make_setup, plan
 from scaled.planning.shapes import count, forward_flops, layer_activation_bytes, model_config, shape_of
 
-CONFIGS = sorted((Path(__file__).parent.parent / "scaled" / "configs").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[3] / "scaled" / "configs").glob("*.yaml"))
 SIZES = {  # billions, from the model cards' "number of parameters", and the exact sums of their tensors
     "Qwen/Qwen2.5-0.5B": (0.494, 494_032_768),
     "Qwen/Qwen2.5-1.5B": (1.54, 1_543_714_304),
@@ -355,7 +355,7 @@ def test_the_error_that_the_plan_states_is_the_measured_one():
     import csv
     from collections import defaultdict
 
-    with (Path(__file__).parent.parent / "benchmarks" / "plan_check.csv").open() as file:
+    with (Path(__file__).parents[3] / "benchmarks" / "plan_check.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["check"] for row in rows} == {"parameters", "saved", "flops", "peak", "learner", "deepspeed", "vllm"}
     phases: dict[str, list[tuple[float, float]]] = defaultdict(list)
@@ -403,7 +403,7 @@ def test_gpu_table_is_sane():
 
 def test_the_page_says_what_the_plan_says_now():
     """docs/plan-32b.md; `python benchmarks/plan_check.py --docs` writes it anew."""
-    path = Path(__file__).parent.parent / "benchmarks" / "plan_check.py"
+    path = Path(__file__).parents[3] / "benchmarks" / "plan_check.py"
     spec = importlib.util.spec_from_file_location("plan_check", path)
     assert spec and spec.loader
     plan_check = importlib.util.module_from_spec(spec)

@@ -18,11 +18,10 @@ from hypothesis import strategies as st
 
 pytest.importorskip("math_verify")
 
+from grade_cases import ROWS
+
 from minivapo.tasks import verifier as grading
 from minivapo.tasks.math import Verifier, grade
-
-sys.path.insert(0, str(Path(__file__).parent / "data"))
-from grade_cases import ROWS
 
 RELAXED = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True}
 LONG = r"\boxed{9^{9^{9^9}}}"  # keeps sympy busy for longer than anyone waits

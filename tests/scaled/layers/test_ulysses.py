@@ -8,6 +8,8 @@ from minivapo.interfaces import UserError
 from scaled.config import Settings, check_heads
 from scaled.layers.packing import pack, slice_of
 
+pytestmark = pytest.mark.cluster
+
 
 @pytest.fixture(scope="module", params=[2, 4], ids=["one group", "two groups"])
 def found(request, models, tmp_path_factory):

@@ -11,7 +11,7 @@ from scaled.layers.widen import widen
 
 
 def test_wider_heads_compute_the_same(tmp_path):
-    base = ROOT / "minivapo" / "bases" / "chain"
+    base = ROOT / "minivapo" / "tasks" / "bases" / "chain"
     narrow = load_actor(base)
     if narrow.config.head_dim >= 32:
         pytest.skip("the embedded base needs no widening")

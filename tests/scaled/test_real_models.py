@@ -7,6 +7,8 @@ import sys
 import pytest
 from launch import environment, require, torchrun
 
+pytestmark = pytest.mark.cluster
+
 SMALL = [
     "steps=1", "batch_size=4", "group_size=2", "mini_batch=4", "max_new_tokens=12", "max_prompt_tokens=200",
     "eval_problems=2", "value_pretrain_steps=1", "reward_model_steps=1",

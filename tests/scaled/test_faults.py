@@ -9,6 +9,8 @@ import time
 import pytest
 from launch import HERE, ROOT, environment, torchrun
 
+pytestmark = pytest.mark.cluster
+
 WORKER = HERE / "fault_worker.py"
 REASONS = {
     "memory": "scaled.train: rank 1: out of memory",

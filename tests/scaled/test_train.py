@@ -12,6 +12,8 @@ import pytest
 import torch
 from launch import ROOT, environment, require, torchrun
 
+pytestmark = pytest.mark.cluster
+
 SMALL = [
     "--steps", "2", "--batch-size", "8", "--group-size", "2", "--mini-batch", "4", "--max-new-tokens", "24",
     "--max-prompt-tokens", "200", "--eval-problems", "4", "--value-pretrain-steps", "1",
