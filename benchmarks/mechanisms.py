@@ -283,7 +283,9 @@ def loss() -> None:
             for estimate in ("gae", "group"):
                 if estimate == "gae":
                     rollout.values = critic_values(critics(policy, seed)["pretrained"], rollout)
-                estimate_advantages(dataclasses.replace(config, advantage=estimate), rollout, engine.world)
+                rollout.advantages, rollout.returns, rollout.lam = estimate_advantages(
+                    dataclasses.replace(config, advantage=estimate), rollout
+                )
                 for level in ("sample", "token"):
                     shares = m.gradient_share(rollout, edges, level == "token")
                     for label, share in zip(("<20", "20-59", ">=60"), shares, strict=True):

@@ -325,30 +325,28 @@ def sample_command(argv: Sequence[str]) -> int:
     from rich.text import Text
 
     from minivapo.local import LocalEngine
-    from minivapo.responses import encode_prompt, response_text
+    from minivapo.responses import Draw, respond
 
     model, task_name, config, options = resolve_source(args.source, args.task, args.template)
     task, model = load_task(task_name, options, model, config.max_prompt_tokens)
     engine = LocalEngine(model, sampling_only(config), stop=(*task.stop, *run_stops(args.source)))
     set_threads(0, engine)
-    problems = task.test_problems(args.count)
-    prompts = [encode_prompt(engine.tokenizer, p.prompt, config.max_prompt_tokens) for p in problems]
     engine.sampler.sync(engine.actor)
-    samples = engine.sampler.generate(prompts, 1, args.seed, 0, args.temperature, args.top_p)
-    texts = [response_text(engine.tokenizer, s) for s in samples]
+    draw = Draw(
+        n=1, seed=args.seed, version=0, max_prompt_tokens=config.max_prompt_tokens, timeout=config.verifier_timeout,
+        temperature=args.temperature, top_p=args.top_p,
+    )  # fmt: skip
     console = Console()
-    for problem, ids, sample, text, verdict in zip(
-        problems, prompts, samples, texts, task.judge(problems, texts), strict=True
-    ):
-        mark = {True: "right", False: "wrong", None: "verifier failed"}[verdict]
-        end = "" if sample.terminated else ", cut by the length limit"
+    for r in respond(task, task.test_problems(args.count), engine.tokenizer, engine.sampler, draw):
+        mark = {True: "right", False: "wrong", None: "verifier failed"}[r.verdict]
+        end = "" if r.sample.terminated else ", cut by the length limit"
         if args.show_prompt:
-            console.print(Text(f"prompt ({len(ids)} tokens): {engine.tokenizer.decode(ids)!r}"))
+            console.print(Text(f"prompt ({len(r.prompt)} tokens): {engine.tokenizer.decode(r.prompt)!r}"))
         else:
-            console.print(Text(problem.prompt, style="bold"))
-        console.print(Text(text))
-        style = "green" if verdict else "red"
-        console.print(Text(f"→ {mark}{end}; the answer is {problem.answer}\n", style=style))
+            console.print(Text(r.problem.prompt, style="bold"))
+        console.print(Text(r.text))
+        style = "green" if r.verdict else "red"
+        console.print(Text(f"→ {mark}{end}; the answer is {r.problem.answer}\n", style=style))
     return 0
 
 
@@ -383,7 +381,7 @@ def resolve_source(
         new = max_new_tokens or (config.max_new_tokens if name in TASKS else 4096)
         max_new_tokens = max_new_tokens or min(new, context - prompt)
     new = config.max_new_tokens if max_new_tokens is None else max_new_tokens
-    return model, name, dataclasses.replace(config, max_new_tokens=new, overlong_buffer=0), options
+    return model, name, dataclasses.replace(config, max_new_tokens=new), options
 
 
 def sampling_only(config: Any) -> Any:
@@ -518,23 +516,12 @@ def vllm_sampler(model: str, config: Any, settings: Any) -> Any:
     import torch.distributed as dist
 
     from minivapo.loading import load_actor, load_tokenizer, stop_ids
+    from minivapo.local import LocalLearner
     from scaled.config import Settings
     from scaled.sampler import VllmSampler
     from scaled.world import DistributedWorld
 
-    class Weights:
-        """What `VllmSampler.sync` reads of an actor."""
-
-        version = 0
-
-        def __init__(self) -> None:
-            self.model = load_actor(model, getattr(torch, settings.dtype))
-
-        def weights(self) -> Any:
-            """Names as in a checkpoint, with the tensors."""
-            return iter(self.model.state_dict().items())
-
-    actor = Weights()
+    actor = LocalLearner(load_actor(model, getattr(torch, settings.dtype)), "actor", config)
     ends = stop_ids(actor.model, load_tokenizer(model))
     if not dist.is_initialized():
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)

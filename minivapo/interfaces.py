@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -49,46 +49,63 @@ class Sample:
 
 @dataclass
 class Rollout:
-    """Responses of one rank, one row each. Column t of a [batch, time] tensor speaks of tokens[:, t].
+    """Responses of one rank, one row each: prompt, response, padding.
 
-    A row is prompt, response, padding. `mask` is 1 on response tokens (EOS included) and 0 elsewhere.
-    logprobs[:, t] is log π(tokens[t] | tokens[<t]) and values[:, t] is V(s_t), s_t = tokens[<t].
-    Rows of one prompt stand together.
+    Column t of a [batch, time] tensor speaks of tokens[:, t]; all but `tokens` hold something on response
+    tokens alone. Rows of one prompt stand together until the engine balances them over the ranks.
     """
 
     tokens: Int[Tensor, "batch time"]
+    """Token ids."""
     mask: Bool[Tensor, "batch time"]
+    """True on response tokens (EOS included) of rows that were judged: those that enter a loss."""
     sampled_logprobs: Float[Tensor, "batch time"]
+    """log π(tokens[t] | tokens[<t]) as the sampler computed it, in nats."""
     rewards: Float[Tensor, "batch time"]
+    """r_t: the response's reward on its last token, 0 elsewhere."""
     lengths: Int[Tensor, " batch"]
     """Response tokens."""
     totals: Int[Tensor, " batch"]
     """Prompt and response tokens."""
     terminated: Bool[Tensor, " batch"]
+    """It ended by EOS or a stop string; False: the length limit cut it (truncated)."""
     correct: Bool[Tensor, " batch"]
+    """The verifier called it right."""
     judged: Bool[Tensor, " batch"]
     """False where the verifier itself failed: such a row is masked out of every loss."""
     group: Int[Tensor, " batch"]
     """Number of the prompt in the stream of training prompts."""
+    number: Int[Tensor, " batch"]
+    """Place in the rollout over all ranks, shuffled: mini-batch k has the numbers k · mini_batch and following."""
     problems: list[Problem] = field(default_factory=list)
-    """One for each row; empty in parts of a rollout made by `rows`."""
+    """One for each row, or empty where nobody asks for them."""
+    mixed: Tensor | None = None
+    """[batch], bool: the row's group has right and wrong responses."""
+    outcome: Tensor | None = None
+    """[batch]: the reward against those of the row's group, see `minivapo.vapo.group_advantages`."""
     old_logprobs: Tensor | None = None
+    """[batch, time]: log π(tokens[t] | tokens[<t]) of the learner before the update, in nats."""
     entropy: Tensor | None = None
+    """[batch, time]: entropy of the policy where tokens[t] was chosen, in nats."""
     ref_logprobs: Tensor | None = None
+    """[batch, time]: log π_ref of the tokens, in nats; None unless kl_coef > 0."""
     values: Tensor | None = None
+    """[batch, time]: V(s_t) with s_t = tokens[<t], in reward units; None without a critic."""
     advantages: Tensor | None = None
+    """[batch, time]: Â_t."""
     returns: Tensor | None = None
+    """[batch, time]: the critic's targets; None without a critic."""
     lam: Tensor | None = None
-    """λ of the policy's advantages for each row; None for group advantages."""
+    """[batch]: λ of the policy's advantages; None for group advantages."""
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def rows(self, index: Sequence[int] | Tensor) -> Rollout:
         """These rows, in this order, without columns in which all of them are padding."""
-        index = torch.as_tensor(index)
-        width = int(self.totals[index].max())
-        parts = {}
+        index = torch.as_tensor(index, dtype=torch.long)
+        width = int(self.totals[index].max()) if len(index) else 0
+        parts: dict[str, Any] = {"problems": [self.problems[i] for i in index.tolist()] if self.problems else []}
         for f in dataclasses.fields(self):
             x = getattr(self, f.name)
             if isinstance(x, Tensor):
@@ -102,9 +119,23 @@ class Rollout:
 
 
 def make_rollout(
-    prompts: Sequence[Sequence[int]], samples: Sequence[Sample], group: Sequence[int], pad: int
+    prompts: Sequence[Sequence[int]],
+    samples: Sequence[Sample],
+    group: Sequence[int],
+    pad: int,
+    verdicts: Sequence[bool | None] | None = None,
 ) -> Rollout:
-    """Pads prompts and their responses (one prompt for each sample) into a rollout without rewards."""
+    """Pads prompts and their responses into a rollout without rewards.
+
+    Args:
+        prompts: token ids, one prompt for each sample.
+        samples: the responses.
+        group: number of each row's prompt in the stream.
+        pad: the padding id.
+        verdicts: on each response; None where the verifier failed. Without verdicts all are wrong.
+    """
+    verdicts = [False] * len(samples) if verdicts is None else verdicts
+    judged = torch.tensor([v is not None for v in verdicts], dtype=torch.bool)
     totals = torch.tensor([len(p) + len(s.tokens) for p, s in zip(prompts, samples, strict=True)])
     lengths = torch.tensor([len(s.tokens) for s in samples])
     shape = (len(samples), int(totals.max()))
@@ -114,7 +145,7 @@ def make_rollout(
         tokens[i, : totals[i]] = torch.tensor([*prompt, *sample.tokens])
         logprobs[i, len(prompt) : totals[i]] = torch.tensor(sample.logprobs)
     t = torch.arange(shape[1])
-    mask = (t >= (totals - lengths)[:, None]) & (t < totals[:, None])
+    mask = (t >= (totals - lengths)[:, None]) & (t < totals[:, None]) & judged[:, None]
     return Rollout(
         tokens=tokens,
         mask=mask,
@@ -123,9 +154,10 @@ def make_rollout(
         lengths=lengths,
         totals=totals,
         terminated=torch.tensor([s.terminated for s in samples]),
-        correct=torch.zeros(shape[0], dtype=torch.bool),
-        judged=torch.ones(shape[0], dtype=torch.bool),
+        correct=torch.tensor([v is True for v in verdicts], dtype=torch.bool),
+        judged=judged,
         group=torch.tensor(list(group)),
+        number=torch.arange(shape[0]),
     )
 
 
@@ -162,6 +194,21 @@ LossFn = Callable[[Outputs, Rollout], tuple[Tensor, dict[str, Tensor], dict[str,
 """(outputs, rows) -> (loss, sums, maxima): loss and sums add over micro-batches, maxima are maximised."""
 
 
+class Gae(Protocol):
+    """The signature of `minivapo.vapo.gae`."""
+
+    def __call__(
+        self,
+        rewards: Tensor,
+        values: Tensor,
+        mask: Tensor,
+        gamma: float = 1.0,
+        lam: float | Tensor = 1.0,
+    ) -> Tensor:
+        """Advantages [batch, time]."""
+        ...
+
+
 class Task(Protocol):
     """Where prompts come from and who judges the responses."""
 
@@ -193,16 +240,31 @@ class Learner(Protocol):
         ...
 
     def step(self, rollout: Rollout, loss_fn: LossFn, lr: float) -> tuple[Metrics, Metrics]:
-        """One optimizer step on this rank's rows of a mini-batch; the gradient is summed over ranks.
+        """One optimizer step on this rank's rows of a mini-batch, if any; the gradient is summed over ranks.
 
         Returns the sums and maxima of loss_fn over this rank's micro-batches; the maxima also hold the
         global `grad_norm`. Raises NonFiniteError, leaving the weights alone, if the gradient is not finite.
         """
         ...
 
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Name and whole tensor of every parameter; all ranks exhaust it together."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes weights and optimizer."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Takes back what `save` wrote."""
+        ...
+
 
 class Sampler(Protocol):
     """Generates from the actor's weights of the last `sync`."""
+
+    max_new_tokens: int
+    """Length limit of a response."""
 
     def generate(
         self,
@@ -219,7 +281,7 @@ class Sampler(Protocol):
         """
         ...
 
-    def sync(self, actor: Any) -> None:
+    def sync(self, actor: Learner) -> None:
         """Takes over the actor's weights."""
         ...
 
@@ -263,17 +325,50 @@ class Progress:
 
 
 class Engine(Protocol):
-    """What `train` runs on: `LocalEngine` here, DeepSpeed and vLLM in `scaled`."""
+    """What `train` runs on: `LocalEngine` on one device, `ScaledEngine` on a cluster."""
 
-    world: World
-    sampler: Any
-    actor: Any
-    critic: Any  # None for group advantages
-    reference: Any  # None unless kl_coef > 0
-    tokenizer: Any
     progress: Progress
     rollout: Rollout | None
     """The last rollout, for those who watch."""
+
+    @property
+    def world(self) -> World:
+        """The ranks."""
+        ...
+
+    @property
+    def tokenizer(self) -> Any:
+        """The policy's, of transformers."""
+        ...
+
+    @property
+    def sampler(self) -> Sampler:
+        """Generates from the actor's weights."""
+        ...
+
+    @property
+    def actor(self) -> Learner:
+        """The policy π."""
+        ...
+
+    @property
+    def critic(self) -> Learner | None:
+        """The value model V; None for group advantages."""
+        ...
+
+    @property
+    def reference(self) -> Learner | None:
+        """The policy that training started from; None unless kl_coef > 0."""
+        ...
+
+    @property
+    def gae(self) -> Gae:
+        """How it computes `minivapo.vapo.gae`: by that function, or by one with the same answer."""
+        ...
+
+    def balance(self, rollout: Rollout, mini_batch: int) -> Rollout:
+        """The rows that this rank holds from now on: each rank has the same work in every mini-batch. Called once."""
+        ...
 
     def metrics(self) -> Metrics:
         """What this engine adds to the metrics of the step just taken; the same numbers on every rank."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import Cache, DynamicLayer
 
 from minivapo.interfaces import (
+    Gae,
+    Learner,
     LossFn,
     Metrics,
     NonFiniteError,
@@ -32,7 +34,7 @@ from minivapo.interfaces import (
 )
 from minivapo.loading import check_fit, check_same_vocabulary, load_actor, load_critic, load_tokenizer, stop_ids
 from minivapo.responses import pad_id
-from minivapo.vapo import Config
+from minivapo.vapo import Config, gae
 
 # ---------------------------------------------------------------------------------------------------------
 # Learner
@@ -153,6 +155,10 @@ class LocalLearner:
         self.version += 1
         return numbers, peaks
 
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """See `minivapo.interfaces.Learner.weights`."""
+        yield from ((name, p.detach()) for name, p in self.model.named_parameters())
+
     def save(self, folder: Path) -> None:
         """Writes a transformers folder (safetensors) and, beside the weights, `optimizer.safetensors`."""
         self.model.save_pretrained(folder)
@@ -257,8 +263,9 @@ class LocalSampler:
         self.model: Any = None
         self.version = -1
 
-    def sync(self, actor: LocalLearner) -> None:
+    def sync(self, actor: Learner) -> None:
         """See `minivapo.interfaces.Sampler.sync`."""
+        assert isinstance(actor, LocalLearner)
         self.model, self.version, self.learner = actor.model, actor.version, actor
         self.ends = torch.tensor(stop_ids(actor.model, self.tokenizer), device=actor.device)
 
@@ -405,6 +412,7 @@ class LocalEngine:
         if sample_batch < 1:
             raise UserError(f"sample_batch is {sample_batch}; it must be at least 1.")
         self.world = World()
+        self.gae: Gae = gae
         self.progress = Progress()
         self.rollout: Rollout | None = None
         self.tokenizer = load_tokenizer(model)
@@ -422,6 +430,10 @@ class LocalEngine:
             self.critic = LocalLearner(network, "critic", config, device, autocast, save_memory)
         self.reference = LocalLearner(load_actor(model), "actor", config, device, autocast) if config.kl_coef else None
         self.sampler = LocalSampler(self.tokenizer, config.max_new_tokens, stop, sample_batch)
+
+    def balance(self, rollout: Rollout, mini_batch: int) -> Rollout:
+        """The rollout as it is: there is nobody to share the work with."""
+        return rollout
 
     def metrics(self) -> Metrics:
         """Nothing to add: one device has no stragglers."""

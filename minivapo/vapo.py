@@ -1,20 +1,24 @@
-"""VAPO in one file: PPO with a value model, repaired in seven places so that it trains long reasoning.
+"""VAPO in one file: PPO with a value model and seven techniques that let it train long reasoning.
 
 The paper is "VAPO: Efficient and Reliable Reinforcement Learning for Advanced Reasoning Tasks"
-(ByteDance Seed, arXiv 2504.05118v3). This file follows its order, and cites its sections and equations:
+(ByteDance Seed, arXiv 2504.05118v3). This file follows its order and cites its sections and equations.
+What it does otherwise than textbook PPO, numbered as in the paper's list of techniques:
 
-    1 Value-Pretraining   §4.1          `pretrain_critic`
-    2 Decoupled-GAE       §4.1          `estimate_advantages`, `Config.decoupled_gae`
-    3 Length-adaptive GAE §4.2 eq. 4-5  `length_adaptive_lambda`
-    4 Token-level loss    §4.2 eq. 6-7  `loss_weights`
-    5 Clip-Higher         §4.3 eq. 8    `policy_loss`
-    6 Positive-example LM §4.3 eq. 9-10 `positive_example_loss`
-    7 Group-Sampling      §4.3          `collect`, `Config.group_size`
+    1 Value-Pretraining    §4.1          the critic learns from a fixed policy first: `pretrain_critic`
+    2 Decoupled-GAE        §4.1          λ = 1 for the critic, a smaller one for the policy: `estimate_advantages`
+    3 Length-adaptive GAE  §4.2 eq. 4-5  the policy's λ follows the response's length: `length_adaptive_lambda`
+    4 Token-level loss     §4.2 eq. 6-7  every token counts the same, not every response: `loss_weights`
+    5 Clip-Higher          §4.3 eq. 8    the ratio may rise further than it may fall: `policy_loss`
+    6 Positive-example LM  §4.3 eq. 9-10 correct responses are also imitated: `positive_example_loss`
+    7 Group-Sampling       §4.3          several responses to each of fewer prompts: `collect`
 
-What is left out of textbook PPO: entropy bonus, shared trunk, reward shaping, advantage whitening (a
-switch), value clipping (a switch), KL to a reference policy (a switch). What the paper leaves open is
-decided where it is used, in a comment that starts with "Choice:".
+and besides, since tasks with a verdict at the end need none of it:
 
+    8 no entropy bonus, no reward shaping, γ = 1, and a critic that shares nothing with the policy;
+    9 advantage whitening, value clipping and KL to a reference policy are switches, off by default;
+   10 nothing is bootstrapped where the length limit cut a response.
+
+What the paper leaves open is decided where it is used, in a comment that starts with "Choice:".
 The one rule that everything keeps: **a loss is a sum over tokens divided by a count taken over the whole
 mini-batch on all ranks**. So the gradient does not depend on the split into micro-batches or ranks.
 
@@ -28,7 +32,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -36,20 +40,19 @@ from torch import Tensor
 
 from minivapo.interfaces import (
     Engine,
+    Gae,
     LossFn,
     Metrics,
     Outputs,
-    Problem,
     Rollout,
     Task,
     UserError,
     World,
     derive_seed,
     join,
-    make_rollout,
 )
 from minivapo.measure import Clock, describe, explained_variance, reduce_sums
-from minivapo.responses import encode_prompt, judge, pad_id, response_text
+from minivapo.responses import Draw, as_rollout, pad_id, respond
 
 # ---------------------------------------------------------------------------------------------------------
 # Configuration
@@ -97,8 +100,8 @@ class Config:
     """Reward of a correct response (on its last token)."""
     reward_wrong: float = 0.0
     """Reward of a wrong response; DAPO uses −1."""
-    overlong_buffer: int = 0
-    """DAPO's soft overlong penalty: falls linearly to −1 over the last so many tokens; 0 turns it off."""
+    overlong_share: float = 0.0
+    """DAPO's soft overlong penalty: falls linearly to −1 over this last part of max_new_tokens; 0 turns it off."""
     dynamic_sampling: int = 0
     """DAPO: replace groups that are all right or all wrong, in at most so many extra sampling rounds."""
     verifier_timeout: float = 300.0
@@ -211,7 +214,7 @@ class Config:
             need(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; it must be above 0.")
         need(0 < self.eval_top_p <= 1, f"eval_top_p is {self.eval_top_p}; it must lie in (0, 1].")
         need(self.reward_correct > self.reward_wrong, "reward_correct must be above reward_wrong.")
-        need(0 <= self.overlong_buffer < self.max_new_tokens, "overlong_buffer must be below max_new_tokens.")
+        need(0 <= self.overlong_share < 1, f"overlong_share is {self.overlong_share}; it must lie in [0, 1).")
 
     @property
     def prompts_per_step(self) -> int:
@@ -230,11 +233,19 @@ PPO = Config(
     group_size=1,
 )
 GRPO = Config(advantage="group", token_level_loss=False, clip_high=0.2, positive_coef=0.0)
+DAPO = dataclasses.replace(
+    GRPO,
+    token_level_loss=True,
+    clip_high=0.28,
+    dynamic_sampling=3,
+    reward_wrong=-1.0,
+    overlong_share=0.2,  # 4,096 of 20,480 tokens
+)
 PRESETS: dict[str, Config] = {
     "vapo": VAPO,
     "ppo": PPO,
     "grpo": GRPO,
-    "dapo": dataclasses.replace(GRPO, token_level_loss=True, clip_high=0.28, dynamic_sampling=3),
+    "dapo": DAPO,
     "vapo-wo-value-pretraining": dataclasses.replace(VAPO, value_pretrain_steps=0),
     "vapo-wo-decoupled-gae": dataclasses.replace(VAPO, decoupled_gae=False),
     "vapo-wo-adaptive-gae": dataclasses.replace(VAPO, length_adaptive=False),
@@ -246,7 +257,7 @@ PRESETS: dict[str, Config] = {
 
 
 # ---------------------------------------------------------------------------------------------------------
-# The mathematics of the paper: pure functions
+# §2: the token-level MDP and generalised advantage estimation
 # ---------------------------------------------------------------------------------------------------------
 
 
@@ -297,6 +308,172 @@ def gae(
     return advantages
 
 
+# ---------------------------------------------------------------------------------------------------------
+# §4.1: value-pretraining and Decoupled-GAE
+# ---------------------------------------------------------------------------------------------------------
+
+
+def pretrain_critic(config: Config, task: Task, engine: Engine) -> Iterator[Metrics]:
+    """Value-Pretraining (§4.1): samples of the *fixed* policy, regression on Monte-Carlo returns (λ = 1).
+
+    For critic_init=reward-model the critic is first trained as one (§5.1's starting point). Explained
+    variance is measured on each fresh rollout before the critic learns from it, and the phase ends when it
+    has not risen for `value_pretrain_patience` rollouts. (§4.1 wants value loss low and explained variance
+    high; the paper's sentence says both "low", a slip.)
+
+    Args:
+        config: value_pretrain_… and reward_model_steps are read.
+        task, engine: see `train`.
+    """
+    progress = engine.progress
+    assert engine.critic is not None
+    # Choice: one response a prompt, since a critic learns more from many prompts than from many samples of few.
+    batch = config.value_pretrain_batch or config.batch_size
+    monte_carlo = dataclasses.replace(
+        config,
+        group_size=1,
+        batch_size=batch,
+        mini_batch=batch // (config.batch_size // config.mini_batch),  # as many updates a rollout as in training
+        dynamic_sampling=0,
+        lam_critic=1.0,
+        decoupled_gae=True,
+        value_clip=0.0,
+    )
+    reward_model_steps = config.reward_model_steps if config.critic_init == "reward-model" else 0
+    while progress.reward_model < reward_model_steps:
+        rollout = engine.balance(collect(monte_carlo, task, engine, "reward-model"), monte_carlo.mini_batch)
+        loss = update(monte_carlo, rollout, engine, "critic", reward_model_loss, 1, config.value_pretrain_lr)
+        progress.reward_model += 1
+        yield {"pretrain/reward_model_loss": loss["critic/loss"], "pretrain/rollout": progress.reward_model}
+    while progress.pretrain < config.value_pretrain_steps and not progress.pretrain_done:
+        rollout = engine.balance(collect(monte_carlo, task, engine, "value-pretraining"), monte_carlo.mini_batch)
+        rollout.values = engine.critic.forward(rollout)["values"]
+        rollout.advantages, rollout.returns, rollout.lam = estimate_advantages(monte_carlo, rollout, engine.gae)
+        metrics = explained_variance(rollout, engine.world)
+        ev = metrics["value/explained_variance"]
+        lr = config.value_pretrain_lr
+        loss = update(monte_carlo, rollout, engine, "critic", critic_loss, config.critic_epochs, lr)
+        progress.pretrain += 1
+        progress.pretrain_stale = 0 if ev > progress.pretrain_best else progress.pretrain_stale + 1
+        progress.pretrain_best = max(ev, progress.pretrain_best)
+        progress.pretrain_done = progress.pretrain_stale >= config.value_pretrain_patience
+        engine.rollout = rollout
+        yield {
+            **metrics,
+            "pretrain/value_loss": loss["critic/loss"],
+            "pretrain/rollout": progress.reward_model + progress.pretrain,
+        }
+    progress.pretrain_done = True
+
+
+def value_loss(
+    values: Float[Tensor, "batch time"],
+    returns: Float[Tensor, "batch time"],
+    mask: Tensor,
+    count: float | Tensor,
+    old_values: Tensor | None = None,
+    clip: float = 0.0,
+) -> Float[Tensor, ""]:
+    """½ Σ_t (V(s_t) − R_t)² / count over the tokens under the mask (VAPO §4.1: regression on returns).
+
+    Args:
+        values: V(s_t), in reward units.
+        returns: R_t, the targets: Monte-Carlo returns when λ_critic = 1.
+        mask: 1 on response tokens.
+        count: response tokens in the whole mini-batch, over all ranks.
+        old_values, clip: if clip > 0, the larger of the plain error and that of V clipped to old ± clip.
+    """
+    mask = mask.bool()  # [B, T]
+    returns = torch.where(mask, returns, 0)  # [B, T]
+    values = torch.where(mask, values, 0)  # [B, T]
+    error = (values - returns).square()  # [B, T]
+    if clip > 0 and old_values is not None:
+        old = torch.where(mask, old_values, 0)  # [B, T]
+        near = old + (values - old).clamp(-clip, clip)  # [B, T]
+        error = torch.max(error, (near - returns).square())  # [B, T]
+    return 0.5 * error.sum() / count  # []
+
+
+def critic_loss(config: Config, counts: Metrics) -> LossFn:
+    """Regression of V(s_t) on the returns (§4.1)."""
+
+    def loss_fn(outputs: Outputs, rows: Rollout) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        assert rows.returns is not None
+        loss = value_loss(outputs["values"], rows.returns, rows.mask, counts["tokens"], rows.values, config.value_clip)
+        return loss, {"loss": loss.detach()}, {}
+
+    return loss_fn
+
+
+def reward_model_loss(config: Config, counts: Metrics) -> LossFn:
+    """Regression of the score *after the last token* on the reward: it never sees an earlier position (§3.1)."""
+
+    def loss_fn(outputs: Outputs, rows: Rollout) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        score = outputs["scores"].gather(1, rows.last[:, None])[:, 0]  # [B]
+        error = (score - rows.rewards.sum(1)).square() * rows.judged  # [B]
+        loss = 0.5 * error.sum() / counts["responses"]  # []
+        return loss, {"loss": loss.detach()}, {}
+
+    return loss_fn
+
+
+class Estimates(NamedTuple):
+    """What the updates of a rollout aim at; tensors [batch, time]."""
+
+    advantages: Float[Tensor, "batch time"]
+    """Â_t of the policy."""
+    returns: Float[Tensor, "batch time"] | None
+    """R_t, the critic's targets; None without a critic."""
+    lam: Float[Tensor, " batch"] | None
+    """λ_policy of each response; None without a critic."""
+
+
+def estimate_advantages(config: Config, rollout: Rollout, gae: Gae = gae) -> Estimates:
+    """Advantages and returns of a rollout.
+
+    Decoupled-GAE (§4.1): the critic's targets use λ_critic = 1, the policy's advantages their own λ, which
+    follows the length of the response (§4.2, eq. 5). Without a critic (GRPO, DAPO) every token gets its
+    response's outcome.
+
+    Args:
+        config: which techniques are on.
+        rollout: rewards, values, mask and lengths are read; for group advantages `outcome`.
+        gae: the engine's implementation of `gae`.
+    """
+    mask = rollout.mask
+    if config.advantage == "group":
+        assert rollout.outcome is not None
+        return Estimates(rollout.outcome[:, None] * mask, None, None)
+    assert rollout.values is not None
+    lam = torch.full((len(rollout),), config.lam)  # [B]
+    if config.length_adaptive:
+        lam = length_adaptive_lambda(rollout.lengths, config.alpha)  # [B]
+    lam_critic = config.lam_critic if config.decoupled_gae else lam
+    advantages = gae(rollout.rewards, rollout.values, mask, config.gamma, lam)  # [B, T]
+    td_lambda = gae(rollout.rewards, rollout.values, mask, config.gamma, lam_critic)  # [B, T]
+    return Estimates(advantages, torch.where(mask, td_lambda + rollout.values, 0), lam)
+
+
+def whiten(advantages: Float[Tensor, "batch time"], mask: Tensor, world: World) -> Float[Tensor, "batch time"]:
+    """Advantages scaled to mean 0 and deviation 1 over all tokens of all ranks.
+
+    Args:
+        advantages: Â_t, 0 where the mask is 0.
+        mask: 1 on response tokens.
+        world: the ranks.
+    """
+    a = advantages.double()
+    n, total, square = world.sum(torch.stack([mask.sum().double(), a.sum(), a.square().sum()])).tolist()
+    mean = total / max(n, 1)
+    std = math.sqrt(max(square / max(n, 1) - mean**2, 0.0))
+    return torch.where(mask, (advantages - mean) / (std + 1e-8), 0)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# §4.2: length-adaptive GAE and the token-level loss
+# ---------------------------------------------------------------------------------------------------------
+
+
 def length_adaptive_lambda(lengths: Int[Tensor, " batch"], alpha: float) -> Float[Tensor, " batch"]:
     """λ_policy = 1 − 1/(α l), so that Σ_t λ^t ≈ 1/(1 − λ) = α l (VAPO §4.2, eq. 4-5).
 
@@ -326,6 +503,11 @@ def loss_weights(
     return weights if token_level else weights / lengths.clamp(min=1)[:, None]
 
 
+# ---------------------------------------------------------------------------------------------------------
+# §4.3: Clip-Higher, the positive-example LM loss, Group-Sampling
+# ---------------------------------------------------------------------------------------------------------
+
+
 def policy_loss(
     logprobs: Float[Tensor, "batch time"],
     old_logprobs: Float[Tensor, "batch time"],
@@ -346,10 +528,11 @@ def policy_loss(
         count: tokens (token-level) or responses (sample-level) of the whole mini-batch, over all ranks.
         clip_low, clip_high: ε_low, ε_high.
     """
-    ratio = torch.exp(torch.where(weights > 0, logprobs - old_logprobs, 0))
-    clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
-    advantages = torch.where(weights > 0, advantages, 0)
-    return -(weights * torch.min(ratio * advantages, clipped * advantages)).sum() / count
+    ratio = torch.exp(torch.where(weights > 0, logprobs - old_logprobs, 0))  # [B, T]
+    clipped = ratio.clamp(1 - clip_low, 1 + clip_high)  # [B, T]
+    advantages = torch.where(weights > 0, advantages, 0)  # [B, T]
+    surrogate = torch.min(ratio * advantages, clipped * advantages)  # [B, T]
+    return -(weights * surrogate).sum() / count  # []
 
 
 def positive_example_loss(
@@ -367,31 +550,174 @@ def positive_example_loss(
     return -torch.where(mask.bool(), logprobs, 0).sum() / max(float(count), 1.0)
 
 
-def value_loss(
-    values: Float[Tensor, "batch time"],
-    returns: Float[Tensor, "batch time"],
-    mask: Tensor,
-    count: float | Tensor,
-    old_values: Tensor | None = None,
-    clip: float = 0.0,
-) -> Float[Tensor, ""]:
-    """½ Σ_t (V(s_t) − R_t)² / count over the tokens under the mask (VAPO §4.1: regression on returns).
+def actor_loss(config: Config, counts: Metrics) -> LossFn:
+    """L = L_PPO + μ L_NLL (§4.3, eq. 9), and the KL penalty where it is on.
 
     Args:
-        values: V(s_t), in reward units.
-        returns: R_t, the targets: Monte-Carlo returns when λ_critic = 1.
-        mask: 1 on response tokens.
-        count: response tokens in the whole mini-batch, over all ranks.
-        old_values, clip: if clip > 0, the larger of the plain error and that of V clipped to old ± clip.
+        config: which techniques are on, and their constants.
+        counts: tokens, responses and positive_tokens of the whole mini-batch, over all ranks.
     """
-    mask = mask.bool()
-    returns = torch.where(mask, returns, 0)
-    error = (torch.where(mask, values, 0) - returns).square()
-    if clip > 0 and old_values is not None:
-        old = torch.where(mask, old_values, 0)
-        near = old + (torch.where(mask, values, 0) - old).clamp(-clip, clip)
-        error = torch.max(error, (near - returns).square())
-    return 0.5 * error.sum() / count
+
+    def loss_fn(outputs: Outputs, rows: Rollout) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        logprobs, old = outputs["logprobs"], rows.old_logprobs  # [B, T]
+        assert old is not None and rows.advantages is not None
+        weights = loss_weights(rows.mask, rows.lengths, config.token_level_loss)  # [B, T]
+        if config.importance_cap > 0:
+            weights = weights * torch.exp(old - rows.sampled_logprobs).clamp(max=config.importance_cap)  # [B, T]
+        count = counts["tokens"] if config.token_level_loss else counts["responses"]
+        ppo = policy_loss(logprobs, old, rows.advantages, weights, count, config.clip_low, config.clip_high)  # []
+        in_correct = rows.mask & rows.correct[:, None]  # [B, T]
+        positive = positive_example_loss(logprobs, in_correct, counts["positive_tokens"])  # []
+        loss = ppo + config.positive_coef * positive  # []
+        sums = {"loss_policy": ppo.detach(), "loss_positive": positive.detach()}
+        if rows.ref_logprobs is not None:
+            gap = torch.where(rows.mask, rows.ref_logprobs - logprobs, 0)  # [B, T]
+            kl = ((gap.exp() - gap - 1) * weights).sum() / count  # []
+            loss = loss + config.kl_coef * kl  # []
+            sums["kl_reference"] = kl.detach()
+        ratios, extremes = ratio_metrics(config, logprobs.detach(), rows, counts["tokens"])
+        return loss, {**sums, **ratios, "loss": loss.detach()}, extremes
+
+    return loss_fn
+
+
+def ratio_metrics(
+    config: Config, logprobs: Float[Tensor, "batch time"], rows: Rollout, tokens: float
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What is watched of the ratio ρ_t: shares of clipped tokens and the KL estimate, and its largest values.
+
+    Args:
+        config: the clip.
+        logprobs: log π of the taken tokens now, without gradient.
+        rows: what they were when sampled, and the advantages.
+        tokens: response tokens of the whole mini-batch, over all ranks.
+
+    Returns:
+        Sums, divided by `tokens`, and maxima.
+    """
+    assert rows.old_logprobs is not None and rows.advantages is not None
+    log_ratio = torch.where(rows.mask, logprobs - rows.old_logprobs, 0)  # [B, T]
+    ratio = log_ratio.exp()  # [B, T]
+    sums = {
+        "clip_low": ((ratio < 1 - config.clip_low) & (rows.advantages < 0)).sum() / tokens,
+        "clip_high": ((ratio > 1 + config.clip_high) & (rows.advantages > 0)).sum() / tokens,
+        "approx_kl": ((ratio - 1 - log_ratio) * rows.mask).sum() / tokens,
+    }
+    return sums, {"ratio_max": ratio.max(), "ratio_inverse_max": (-log_ratio).exp().max()}
+
+
+def collect(config: Config, task: Task, engine: Engine, stream: str) -> Rollout:
+    """Group-Sampling (§4.3): this rank's part of a rollout, fewer prompts and more responses to each.
+
+    Args:
+        config: batch_size = prompts × group_size over all ranks.
+        task: gives the problems and judges the responses.
+        engine: samples; its progress counts prompts and responses.
+        stream: names what the rollout is for; part of the sampling seed.
+    """
+    groups = sample_groups(config, task, engine, stream, config.prompts_per_step // engine.world.size)
+    if config.dynamic_sampling:
+        groups = refill(config, task, engine, stream, groups)
+    rollout = join(groups, pad_id(engine.tokenizer))
+    rollout.number = row_numbers(config, engine.world, engine.progress.samples)
+    return rollout
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Groups of responses: how they are sampled and dealt to ranks, and what GRPO and DAPO make of them
+# ---------------------------------------------------------------------------------------------------------
+
+
+def sample_groups(
+    config: Config, task: Task, engine: Engine, stream: str, count: int, attempt: int = 0
+) -> list[Rollout]:
+    """So many groups on this rank, each a rollout of its own, sampled and judged.
+
+    Each verdict becomes a reward on the last token (§2: the reward is sparse).
+
+    Args:
+        config: group_size, rewards, limits and seed are read.
+        task: gives the problems and judges the responses.
+        engine: samples.
+        stream: part of the sampling seed.
+        count: groups wanted on this rank; every rank asks at once, each for as many as it needs.
+        attempt: part of the sampling seed.
+    """
+    n, numbers = config.group_size, deal_prompts(engine, count, config.group_size)
+    if not numbers:  # nothing to do here, but ranks that share a tensor-parallel sampler work together
+        engine.sampler.generate([], n, 0, engine.actor.version)
+        return []
+    problems = [task.train_problems(i, 1, config.seed)[0] for i in numbers]
+    seed = derive_seed(config.seed, stream, numbers[0], attempt, engine.world.rank)
+    draw = Draw(n, seed, engine.actor.version, config.max_prompt_tokens, config.verifier_timeout)
+    responses = respond(task, problems, engine.tokenizer, engine.sampler, draw)
+    rollout = as_rollout(responses, [i for i in numbers for _ in range(n)], pad_id(engine.tokenizer))
+    reward = torch.where(rollout.correct, config.reward_correct, config.reward_wrong)  # [B]
+    reward = reward + overlong_penalty(rollout.lengths, config.max_new_tokens, config.overlong_share)  # [B]
+    rollout.rewards[torch.arange(len(rollout)), rollout.last] = reward * rollout.judged
+    rollout.outcome = group_advantages(rollout.rewards.sum(1), rollout.judged, n)  # [B]
+    right, wrong = rollout.correct.view(-1, n), (~rollout.correct & rollout.judged).view(-1, n)  # [prompts, n]
+    rollout.mixed = (right.any(1) & wrong.any(1)).repeat_interleave(n)  # [B]
+    return [rollout.rows(range(start, start + n)) for start in range(0, len(rollout), n)]
+
+
+def deal_prompts(engine: Engine, count: int, group_size: int) -> list[int]:
+    """Numbers of the next prompts of the stream that are this rank's: they go to the ranks in turn.
+
+    Args:
+        engine: its progress is advanced by the prompts of all ranks.
+        count: prompts that this rank wants.
+        group_size: responses to each of them.
+    """
+    world, progress = engine.world, engine.progress
+    wanted = torch.zeros(world.size, dtype=torch.long)
+    wanted[world.rank] = count
+    wanted = world.sum(wanted).tolist()
+    owners = [rank for turn in range(max(wanted)) for rank in range(world.size) if turn < wanted[rank]]
+    numbers = [progress.prompts + i for i, rank in enumerate(owners) if rank == world.rank]
+    progress.prompts += len(owners)
+    progress.samples += len(owners) * group_size
+    return numbers
+
+
+def refill(config: Config, task: Task, engine: Engine, stream: str, groups: list[Rollout]) -> list[Rollout]:
+    """DAPO's dynamic sampling: groups that are all right or all wrong teach nothing and are replaced.
+
+    What is still missing after the last round is filled with them, so that the batch always has its size.
+
+    Args:
+        config: at most `dynamic_sampling` extra rounds.
+        task, engine, stream: see `sample_groups`.
+        groups: this rank's groups so far.
+    """
+
+    def mixed(group: Rollout) -> bool:
+        return group.mixed is not None and bool(group.mixed.all())
+
+    kept, spare = [g for g in groups if mixed(g)], [g for g in groups if not mixed(g)]
+    for attempt in range(1, config.dynamic_sampling + 1):
+        missing = len(groups) - len(kept)
+        if not engine.world.sum(torch.tensor(missing)):
+            break
+        for group in sample_groups(config, task, engine, stream, missing, attempt):
+            (kept if mixed(group) else spare).append(group)
+    return (kept + spare)[: len(groups)]
+
+
+def row_numbers(config: Config, world: World, key: int) -> Int[Tensor, " batch"]:
+    """`Rollout.number` of this rank's rows: the places of all rows, shuffled, the same for any number of ranks.
+
+    Choice: mini-batches are cut from shuffled rows. A mini-batch of one prompt's group would divide the token-level
+    loss by that group's own tokens.
+
+    Args:
+        config: batch_size, group_size and seed are read.
+        world: the ranks; they have the groups of the rollout in turn.
+        key: another one for each rollout.
+    """
+    generator = torch.Generator().manual_seed(derive_seed(config.seed, "mini-batches", key))
+    shuffled = torch.randperm(config.batch_size, generator=generator).view(-1, config.group_size)
+    return shuffled[world.rank :: world.size].flatten()
 
 
 def group_advantages(
@@ -410,10 +736,17 @@ def group_advantages(
     return ((r - mean) / (std + 1e-6) * w).view(-1).to(rewards.dtype)
 
 
-def overlong_penalty(lengths: Int[Tensor, " batch"], max_new_tokens: int, buffer: int) -> Float[Tensor, " batch"]:
-    """DAPO's soft overlong penalty: 0 up to limit − buffer, then linear down to −1 at the limit."""
-    if buffer == 0:
+def overlong_penalty(lengths: Int[Tensor, " batch"], max_new_tokens: int, share: float) -> Float[Tensor, " batch"]:
+    """DAPO's soft overlong penalty: 0 at first, then falling linearly to −1 at the length limit.
+
+    Args:
+        lengths: response lengths in tokens.
+        max_new_tokens: the length limit.
+        share: the last so large a part of the limit is where the penalty falls; 0 turns it off.
+    """
+    if share == 0:
         return torch.zeros(len(lengths))
+    buffer = share * max_new_tokens
     return -((lengths - (max_new_tokens - buffer)) / buffer).clamp(0, 1)
 
 
@@ -422,11 +755,124 @@ def overlong_penalty(lengths: Int[Tensor, " batch"], max_new_tokens: int, buffer
 # ---------------------------------------------------------------------------------------------------------
 
 
+def train_step(config: Config, task: Task, engine: Engine) -> Metrics:
+    """One rollout and its gradient steps: sample, look, estimate, learn, hand the new weights to the sampler."""
+    clock = Clock()
+    with clock("sample"):
+        rollout = engine.balance(collect(config, task, engine, "train"), config.mini_batch)
+    with clock("forward"):
+        look(rollout, engine)
+    rollout.advantages, rollout.returns, rollout.lam = estimate_advantages(config, rollout, engine.gae)
+    if config.whiten:
+        rollout.advantages = whiten(rollout.advantages, rollout.mask, engine.world)
+    metrics = describe(rollout, engine.world)
+    with clock("update"):
+        if engine.critic is not None:
+            metrics |= update(config, rollout, engine, "critic", critic_loss, config.critic_epochs)
+        metrics |= update(config, rollout, engine, "actor", actor_loss, config.epochs)
+    with clock("sync"):
+        engine.sampler.sync(engine.actor)
+    engine.rollout = rollout
+    return metrics | {"samples": engine.progress.samples} | engine.metrics() | clock.metrics(metrics["response/tokens"])
+
+
+def look(rollout: Rollout, engine: Engine) -> None:
+    """Fills in what the networks say of a rollout: log π(a_t), entropy, V(s_t), and log π_ref(a_t)."""
+    policy = engine.actor.forward(rollout)
+    rollout.old_logprobs, rollout.entropy = policy["logprobs"], policy["entropy"]  # [B, T]
+    if engine.critic is not None:
+        rollout.values = engine.critic.forward(rollout)["values"]  # [B, T]
+    if engine.reference is not None:
+        rollout.ref_logprobs = engine.reference.forward(rollout)["logprobs"]  # [B, T]
+
+
+def update(
+    config: Config,
+    rollout: Rollout,
+    engine: Engine,
+    name: Literal["actor", "critic"],
+    make_loss: Callable[[Config, Metrics], LossFn],
+    epochs: int,
+    constant_lr: float | None = None,
+) -> Metrics:
+    """One optimizer step for each mini-batch; mini-batch k holds the rows numbered k · mini_batch and following.
+
+    Args:
+        config: mini_batch, learning rates and warm-up are read.
+        rollout: this rank's rows, in any order; a rank may hold any number of a mini-batch's rows.
+        engine: its learner of that name is trained.
+        name: "actor" or "critic".
+        make_loss: builds the loss from the counts of a mini-batch, which are taken over all ranks, here and once.
+        epochs: passes over the rollout.
+        constant_lr: instead of the warm-up to the configured rate.
+
+    Returns:
+        Means over the steps, and maxima, under `name/…`.
+    """
+    world, learner = engine.world, engine.actor if name == "actor" else engine.critic
+    assert learner is not None
+    batch_of = rollout.number // config.mini_batch  # [B]
+    batches = 1 + int(world.max(torch.tensor(max([0, *batch_of.tolist()]))))
+    peak_lr = config.actor_lr if name == "actor" else config.critic_lr
+    lr, steps = 0.0, list[tuple[Metrics, Metrics]]()
+    for _ in range(epochs):
+        for k in range(batches):
+            rows = rollout.rows((batch_of == k).nonzero()[:, 0])
+            lr = constant_lr or peak_lr * min(1.0, (learner.version + 1) / max(config.warmup, 1))
+            steps.append(learner.step(rows, make_loss(config, count_tokens(rows, world)), lr))
+    sums, maxima = [s for s, _ in steps], [m for _, m in steps]
+    means = {key: total / len(steps) for key, total in reduce_sums(world, sums).items()}
+    largest = {key: max(m[key] for m in maxima) for key in maxima[0]}
+    peaks = world.max(torch.tensor(list(largest.values()), dtype=torch.float64)).tolist()
+    found = {**means, **dict(zip(largest, peaks, strict=True)), "lr": lr}
+    found["grad_norm"] = sum(m["grad_norm"] for m in maxima) / len(steps)
+    return {f"{name}/{key}": value for key, value in found.items()}
+
+
+def count_tokens(rows: Rollout, world: World) -> Metrics:
+    """Response tokens, responses, and tokens of correct responses of a mini-batch, over all ranks."""
+    local = [rows.mask.sum(), rows.judged.sum(), (rows.mask & rows.correct[:, None]).sum()]
+    tokens, responses, positive = world.sum(torch.stack(local).double()).tolist()
+    # max(…, 1): a mini-batch that the verifier failed on entirely has no tokens, and no loss.
+    return {"tokens": max(tokens, 1.0), "responses": max(responses, 1.0), "positive_tokens": positive}
+
+
+def evaluate(config: Config, task: Task, engine: Engine) -> Metrics:
+    """Mean pass rate over eval_samples responses to each held-out problem (§5.1: temperature 1, top-p 0.7).
+
+    Args:
+        config: eval_… are read.
+        task, engine: see `train`.
+    """
+    world = engine.world
+    problems = task.test_problems(config.eval_problems)[world.rank :: world.size]
+    draw = Draw(
+        n=config.eval_samples, seed=derive_seed(config.seed, "eval", world.rank), version=engine.actor.version,
+        max_prompt_tokens=config.max_prompt_tokens, timeout=config.verifier_timeout,
+        temperature=config.eval_temperature, top_p=config.eval_top_p,
+    )  # fmt: skip
+    responses = respond(task, problems, engine.tokenizer, engine.sampler, draw)
+    totals = {
+        "n": float(len(responses)),
+        "accuracy": float(sum(r.verdict is True for r in responses)),
+        "length": float(sum(len(r.sample.tokens) for r in responses)),
+        "truncated": float(sum(not r.sample.terminated for r in responses)),
+        "verifier_errors": float(sum(r.verdict is None for r in responses)),
+    }
+    totals = reduce_sums(world, [totals])
+    return {f"eval/{key}": value / totals["n"] for key, value in totals.items() if key != "n"}
+
+
 def train(config: Config, task: Task, engine: Engine) -> Iterator[Metrics]:
     """Trains the engine's actor, yielding metrics; the engine can be saved between any two of them.
 
     The first metrics are those of the base policy (step 0, `eval/…`), then one line for each rollout of
     reward-model training and value-pretraining (step 0, `pretrain/…`), then one line for each step.
+
+    Args:
+        config: what to do; see `PRESETS`.
+        task: where problems come from and who judges the responses.
+        engine: what it runs on, built for the same config.
 
     Raises:
         UserError: the configuration does not fit the number of ranks.
@@ -454,282 +900,3 @@ def train(config: Config, task: Task, engine: Engine) -> Iterator[Metrics]:
         if progress.step == config.steps or periodic:
             metrics |= evaluate(config, task, engine)
         yield emit(metrics)
-
-
-def train_step(config: Config, task: Task, engine: Engine) -> Metrics:
-    """One rollout and its gradient steps."""
-    clock = Clock()
-    with clock("sample"):
-        rollout = collect(config, task, engine, "train")
-    with clock("forward"):
-        rollout.old_logprobs, rollout.entropy = map(engine.actor.forward(rollout).get, ("logprobs", "entropy"))
-        if engine.critic is not None:
-            rollout.values = engine.critic.forward(rollout)["values"]
-        if engine.reference is not None:
-            rollout.ref_logprobs = engine.reference.forward(rollout)["logprobs"]
-    estimate_advantages(config, rollout, engine.world)
-    metrics = describe(rollout, config.group_size, engine.world)
-    with clock("update"):
-        if engine.critic is not None:
-            metrics |= update(config, rollout, engine, "critic", critic_loss, config.critic_epochs)
-        metrics |= update(config, rollout, engine, "actor", actor_loss, config.epochs)
-    with clock("sync"):
-        engine.sampler.sync(engine.actor)
-    engine.rollout = rollout
-    seconds = clock.metrics()
-    tokens_per_second = metrics["response/tokens"] / max(seconds["time/total"], 1e-9)
-    return {
-        **metrics,
-        "samples": engine.progress.samples,
-        **engine.metrics(),
-        **seconds,
-        "time/tokens_per_second": tokens_per_second,
-    }
-
-
-def collect(config: Config, task: Task, engine: Engine, stream: str) -> Rollout:
-    """Samples this rank's share of a rollout: prompts × group_size, fewer prompts and more samples each
-    (Group-Sampling, §4.3), and puts each verdict on the last token (§2: the reward is sparse).
-
-    With dynamic sampling (DAPO), groups of equal verdicts are replaced; what is still missing after the
-    last round is filled with them, so that the batch always has its size.
-    """
-    world, progress = engine.world, engine.progress
-    kept: list[Rollout] = []
-    spare: list[Rollout] = []
-    wanted = config.prompts_per_step // world.size  # groups, on this rank
-    for attempt in range(config.dynamic_sampling + 1):
-        missing = torch.zeros(world.size, dtype=torch.long)
-        missing[world.rank] = wanted - len(kept)
-        missing = world.sum(missing)
-        if not missing.any():
-            break
-        # Prompt i of this round goes to the ranks in turn, so that mini-batches do not depend on their number.
-        owners = [r for j in range(int(missing.max())) for r in range(world.size) if j < missing[r]]
-        numbers = [progress.prompts + i for i, r in enumerate(owners) if r == world.rank]
-        problems = task.train_problems(progress.prompts, len(owners), config.seed)
-        problems = [problems[i] for i, r in enumerate(owners) if r == world.rank]
-        progress.prompts += len(owners)
-        progress.samples += len(owners) * config.group_size
-        if not problems:  # nothing to do here, but ranks that share a tensor-parallel sampler work together
-            engine.sampler.generate([], config.group_size, 0, engine.actor.version)
-            continue
-        seed = derive_seed(config.seed, stream, numbers[0], attempt, world.rank)
-        for group in sample_groups(config, task, engine, problems, numbers, seed):
-            mixed = bool(group.correct.any()) and not bool(group.correct[group.judged].all())
-            (kept if mixed or config.dynamic_sampling == 0 else spare).append(group)
-    return join((kept + spare)[:wanted], pad_id(engine.tokenizer))
-
-
-def sample_groups(
-    config: Config, task: Task, engine: Engine, problems: list[Problem], numbers: list[int], seed: int
-) -> list[Rollout]:
-    """Samples and judges group_size responses for each problem; one rollout for each."""
-    n = config.group_size
-    prompts = [encode_prompt(engine.tokenizer, p.prompt, config.max_prompt_tokens) for p in problems]
-    samples = engine.sampler.generate(prompts, n, seed, engine.actor.version)
-    rows = [i for i in range(len(problems)) for _ in range(n)]
-    texts = [response_text(engine.tokenizer, s) for s in samples]
-    verdicts = judge(task, [problems[i] for i in rows], texts, config.verifier_timeout)
-    rollout = make_rollout([prompts[i] for i in rows], samples, [numbers[i] for i in rows], pad_id(engine.tokenizer))
-    rollout.correct = torch.tensor([v is True for v in verdicts])
-    rollout.judged = torch.tensor([v is not None for v in verdicts])
-    score = torch.where(rollout.correct, config.reward_correct, config.reward_wrong)
-    score = score + overlong_penalty(rollout.lengths, config.max_new_tokens, config.overlong_buffer)
-    rollout.mask &= rollout.judged[:, None]
-    rollout.rewards[torch.arange(len(rows)), rollout.last] = score * rollout.judged
-    groups = [rollout.rows(range(i * n, (i + 1) * n)) for i in range(len(problems))]
-    for group, problem in zip(groups, problems, strict=True):
-        group.problems = [problem] * n
-    return groups
-
-
-def estimate_advantages(config: Config, rollout: Rollout, world: World) -> None:
-    """Fills in advantages, returns and λ_policy.
-
-    Decoupled-GAE (§4.1): the critic's targets use λ_critic = 1, the policy's advantages their own λ, which
-    follows the length of the response (§4.2, eq. 5).
-    """
-    mask = rollout.mask
-    if config.advantage == "group":
-        outcome = group_advantages(rollout.rewards.sum(1), rollout.judged, config.group_size)
-        rollout.advantages = outcome[:, None] * mask
-    else:
-        assert rollout.values is not None
-        lam = torch.full((len(rollout),), config.lam)
-        if config.length_adaptive:
-            lam = length_adaptive_lambda(rollout.lengths, config.alpha)
-        lam_critic = config.lam_critic if config.decoupled_gae else lam
-        rollout.lam = lam
-        rollout.advantages = gae(rollout.rewards, rollout.values, mask, config.gamma, lam)
-        targets = gae(rollout.rewards, rollout.values, mask, config.gamma, lam_critic)
-        rollout.returns = torch.where(mask, targets + rollout.values, 0)
-    if config.whiten:
-        a = rollout.advantages.double()
-        n, total, square = world.sum(torch.stack([mask.sum().double(), a.sum(), a.square().sum()])).tolist()
-        mean = total / max(n, 1)
-        std = math.sqrt(max(square / max(n, 1) - mean**2, 0.0))
-        rollout.advantages = torch.where(mask, (rollout.advantages - mean) / (std + 1e-8), 0)
-
-
-def actor_loss(config: Config, counts: Metrics) -> LossFn:
-    """L = L_PPO + μ L_NLL (§4.3, eq. 9), and the KL penalty where it is on."""
-
-    def loss_fn(outputs: Outputs, rows: Rollout) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        logprobs, old = outputs["logprobs"], rows.old_logprobs
-        assert old is not None and rows.advantages is not None
-        weights = loss_weights(rows.mask, rows.lengths, config.token_level_loss)
-        if config.importance_cap > 0:
-            weights = weights * torch.exp(old - rows.sampled_logprobs).clamp(max=config.importance_cap)
-        count = counts["tokens"] if config.token_level_loss else counts["responses"]
-        ppo = policy_loss(logprobs, old, rows.advantages, weights, count, config.clip_low, config.clip_high)
-        positive = positive_example_loss(logprobs, rows.mask & rows.correct[:, None], counts["positive_tokens"])
-        loss = ppo + config.positive_coef * positive
-        sums = {"loss_policy": ppo.detach(), "loss_positive": positive.detach()}
-        if rows.ref_logprobs is not None:
-            gap = torch.where(rows.mask, rows.ref_logprobs - logprobs, 0)
-            kl = ((gap.exp() - gap - 1) * weights).sum() / count
-            loss = loss + config.kl_coef * kl
-            sums["kl_reference"] = kl.detach()
-        with torch.no_grad():
-            log_ratio = torch.where(rows.mask, logprobs - old, 0)
-            ratio = log_ratio.exp()
-            sums["clip_low"] = ((ratio < 1 - config.clip_low) & (rows.advantages < 0)).sum() / counts["tokens"]
-            sums["clip_high"] = ((ratio > 1 + config.clip_high) & (rows.advantages > 0)).sum() / counts["tokens"]
-            sums["approx_kl"] = ((ratio - 1 - log_ratio) * rows.mask).sum() / counts["tokens"]
-        sums["loss"] = loss.detach()
-        return loss, sums, {"ratio_max": ratio.max(), "ratio_inverse_min": (-log_ratio).exp().max()}
-
-    return loss_fn
-
-
-def critic_loss(config: Config, counts: Metrics) -> LossFn:
-    """Regression of V(s_t) on the returns (§4.1)."""
-
-    def loss_fn(outputs: Outputs, rows: Rollout) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        assert rows.returns is not None
-        loss = value_loss(outputs["values"], rows.returns, rows.mask, counts["tokens"], rows.values, config.value_clip)
-        return loss, {"loss": loss.detach()}, {}
-
-    return loss_fn
-
-
-def reward_model_loss(config: Config, counts: Metrics) -> LossFn:
-    """Regression of the score *after the last token* on the reward: it never sees an earlier position (§3.1)."""
-
-    def loss_fn(outputs: Outputs, rows: Rollout) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        score = outputs["scores"].gather(1, rows.last[:, None])[:, 0]
-        error = (score - rows.rewards.sum(1)).square() * rows.judged
-        loss = 0.5 * error.sum() / counts["responses"]
-        return loss, {"loss": loss.detach()}, {}
-
-    return loss_fn
-
-
-def update(
-    config: Config,
-    rollout: Rollout,
-    engine: Engine,
-    name: Literal["actor", "critic"],
-    make_loss: Callable[[Config, Metrics], LossFn],
-    epochs: int,
-    constant_lr: float | None = None,
-) -> Metrics:
-    """One optimizer step for each mini-batch. Losses are divided by counts over all ranks, taken here once."""
-    world, learner = engine.world, getattr(engine, name)
-    share = config.mini_batch // world.size  # this rank's rows of each mini-batch
-    peak = config.actor_lr if name == "actor" else config.critic_lr
-    collected: list[tuple[Metrics, Metrics]] = []
-    lr = 0.0
-    for _ in range(epochs):
-        for start in range(0, len(rollout), share):
-            rows = rollout.rows(range(start, start + share))
-            local = [rows.mask.sum(), rows.judged.sum(), (rows.mask & rows.correct[:, None]).sum()]
-            total = world.sum(torch.stack(local).double()).tolist()
-            # max(…, 1): a mini-batch that the verifier failed on entirely has no tokens, and no loss.
-            names = ("tokens", "responses", "positive_tokens")
-            counts = {k: n if k == "positive_tokens" else max(n, 1.0) for k, n in zip(names, total, strict=True)}
-            lr = constant_lr or peak * min(1.0, (learner.version + 1) / max(config.warmup, 1))
-            collected.append(learner.step(rows, make_loss(config, counts), lr))
-    sums = reduce_sums(world, [s for s, _ in collected])
-    maxima = {k: max(m[k] for _, m in collected) for k in collected[0][1]}
-    peaks = world.max(torch.tensor(list(maxima.values()), dtype=torch.float64)).tolist()
-    means = {f"{name}/{k}": v / len(collected) for k, v in sums.items()}
-    grad_norm = sum(m["grad_norm"] for _, m in collected) / len(collected)
-    return {
-        **means,
-        **{f"{name}/{k}": v for k, v in zip(maxima, peaks, strict=True) if k != "grad_norm"},
-        f"{name}/grad_norm": grad_norm,
-        f"{name}/lr": lr,
-    }
-
-
-def pretrain_critic(config: Config, task: Task, engine: Engine) -> Iterator[Metrics]:
-    """Value-Pretraining (§4.1): samples of the *fixed* policy, regression on Monte-Carlo returns (λ = 1).
-
-    For critic_init=reward-model the critic is first trained as one (§5.1's starting point). Explained
-    variance is measured on each fresh rollout before the critic learns from it, and the phase ends when it
-    has not risen for `value_pretrain_patience` rollouts. (§4.1 wants value loss low and explained variance
-    high; the paper's sentence says both "low", a slip.)
-    """
-    progress = engine.progress
-    # Choice: one response a prompt, since a critic learns more from many prompts than from many samples of few.
-    batch = config.value_pretrain_batch or config.batch_size
-    monte_carlo = dataclasses.replace(
-        config,
-        group_size=1,
-        batch_size=batch,
-        mini_batch=batch // (config.batch_size // config.mini_batch),  # as many updates a rollout as in training
-        dynamic_sampling=0,
-        lam_critic=1.0,
-        decoupled_gae=True,
-        value_clip=0.0,
-    )
-    reward_model_steps = config.reward_model_steps if config.critic_init == "reward-model" else 0
-    while progress.reward_model < reward_model_steps:
-        rollout = collect(monte_carlo, task, engine, "reward-model")
-        loss = update(monte_carlo, rollout, engine, "critic", reward_model_loss, 1, config.value_pretrain_lr)
-        progress.reward_model += 1
-        yield {"pretrain/reward_model_loss": loss["critic/loss"], "pretrain/rollout": progress.reward_model}
-    while progress.pretrain < config.value_pretrain_steps and not progress.pretrain_done:
-        rollout = collect(monte_carlo, task, engine, "value-pretraining")
-        rollout.values = engine.critic.forward(rollout)["values"]
-        estimate_advantages(monte_carlo, rollout, engine.world)
-        metrics = explained_variance(rollout, engine.world)
-        ev = metrics["value/explained_variance"]
-        lr = config.value_pretrain_lr
-        loss = update(monte_carlo, rollout, engine, "critic", critic_loss, config.critic_epochs, lr)
-        progress.pretrain += 1
-        progress.pretrain_stale = 0 if ev > progress.pretrain_best else progress.pretrain_stale + 1
-        progress.pretrain_best = max(ev, progress.pretrain_best)
-        progress.pretrain_done = progress.pretrain_stale >= config.value_pretrain_patience
-        engine.rollout = rollout
-        yield {
-            **metrics,
-            "pretrain/value_loss": loss["critic/loss"],
-            "pretrain/rollout": progress.reward_model + progress.pretrain,
-        }
-    progress.pretrain_done = True
-
-
-def evaluate(config: Config, task: Task, engine: Engine) -> Metrics:
-    """Mean pass rate over eval_samples responses to each held-out problem (§5.1: temperature 1, top-p 0.7)."""
-    world = engine.world
-    problems = task.test_problems(config.eval_problems)[world.rank :: world.size]
-    prompts = [encode_prompt(engine.tokenizer, p.prompt, config.max_prompt_tokens) for p in problems]
-    seed = derive_seed(config.seed, "eval", world.rank)
-    samples = engine.sampler.generate(
-        prompts, config.eval_samples, seed, engine.actor.version, config.eval_temperature, config.eval_top_p
-    )
-    rows = [p for p in problems for _ in range(config.eval_samples)]
-    texts = [response_text(engine.tokenizer, s) for s in samples]
-    verdicts = judge(task, rows, texts, config.verifier_timeout)
-    totals = {
-        "n": float(len(rows)),
-        "accuracy": float(sum(v is True for v in verdicts)),
-        "length": float(sum(len(s.tokens) for s in samples)),
-        "truncated": float(sum(not s.terminated for s in samples)),
-        "verifier_errors": float(sum(v is None for v in verdicts)),
-    }
-    totals = reduce_sums(world, [totals])
-    return {f"eval/{k}": v / totals["n"] for k, v in totals.items() if k != "n"}

@@ -10,10 +10,11 @@ from typing import Any
 
 import transformers
 
-from minivapo.interfaces import Metrics, Progress, Rollout, UserError, World
+from minivapo.interfaces import Gae, Metrics, Progress, Rollout, UserError, World
 from minivapo.loading import check_same_vocabulary, load_tokenizer, locate, turn_end_id
 from minivapo.vapo import Config
 from scaled.config import Settings, check_heads
+from scaled.gae import gae
 from scaled.learner import DeepSpeedLearner
 from scaled.sampler import VllmSampler
 from scaled.world import ON_GPU, DistributedWorld
@@ -46,6 +47,7 @@ class ScaledEngine:
     ) -> None:
         self.world: World = world
         self.progress = Progress()
+        self.gae: Gae = gae
         self.rollout: Rollout | None = None
         model = locate(model, "actor")
         self.tokenizer = load_tokenizer(model)
@@ -68,6 +70,10 @@ class ScaledEngine:
         self.reference = None
         if config.kl_coef:
             self.reference = DeepSpeedLearner(model, "actor", config, settings, world, frozen=True)
+
+    def balance(self, rollout: Rollout, mini_batch: int) -> Rollout:
+        """The rollout as it is: the learners deal rows themselves."""
+        return rollout
 
     def metrics(self) -> Metrics:
         """What this engine adds to the metrics of a step."""

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from minivapo.interfaces import Metrics, Sample, UserError, derive_seed
+from minivapo.interfaces import Learner, Metrics, Sample, UserError, derive_seed
 from minivapo.vapo import Config
 from scaled.config import Settings
 from scaled.faults import tick
@@ -48,6 +48,7 @@ class VllmSampler:
     ) -> None:
         self.config, self.settings, self.world = config, settings, world
         self.ends, self.stop = list(ends), list(stop)
+        self.max_new_tokens = config.max_new_tokens
         self.version = -1
         self.asleep: set[str] = set()
         self.busy = self.waited = self.tokens = self.slots = 0.0
@@ -60,7 +61,7 @@ class VllmSampler:
         self.llm = make_llm(model, config, settings, world.size)
         self.rest()
 
-    def sync(self, actor: Any) -> None:
+    def sync(self, actor: Learner) -> None:
         """Pushes the actor's weights, gathered piecewise, and forgets prefixes cached under the old ones."""
         self.wake("weights")
         self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": actor.weights()})

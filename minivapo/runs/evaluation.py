@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from minivapo.interfaces import Problem, UserError, derive_seed
-from minivapo.responses import encode_prompt, judge, response_text
+from minivapo.responses import Draw, Response, respond
 from minivapo.runs.folder import git_commit, versions
 
 RESAMPLES = 10_000
@@ -210,30 +210,31 @@ def evaluate_problems(
             yield done
         for start in range(len(done), len(problems), size):
             part = problems[start : start + size]
-            prompts = [encode_prompt(tokenizer, p.prompt, settings.max_prompt_tokens) for p in part]
-            seed = derive_seed(settings.seed, "eval", start)
             n = settings.samples
-            samples = sampler.generate(prompts, n, seed, 0, settings.temperature, settings.top_p)
-            rows = [p for p in part for _ in range(n)]
-            verdicts = judge(task, rows, [response_text(tokenizer, s) for s in samples], timeout)
-            records = []
-            for i, problem in enumerate(part):
-                mine, its = samples[i * n : (i + 1) * n], verdicts[i * n : (i + 1) * n]
-                records.append(
-                    {
-                        "id": problem.id,
-                        "correct": sum(v is True for v in its),
-                        "samples": n,
-                        "errors": sum(v is None for v in its),
-                        "truncated": sum(not s.terminated for s in mine),
-                        "lengths": [len(s.tokens) for s in mine],
-                        "verdicts": its,
-                    }
-                )
+            draw = Draw(
+                n=n, seed=derive_seed(settings.seed, "eval", start), version=0,
+                max_prompt_tokens=settings.max_prompt_tokens, timeout=timeout,
+                temperature=settings.temperature, top_p=settings.top_p,
+            )  # fmt: skip
+            responses = respond(task, part, tokenizer, sampler, draw)
+            records = [problem_record(responses[i : i + n]) for i in range(0, len(responses), n)]
             file.write("".join(json.dumps(record) + "\n" for record in records))
             file.flush()
             done = [*done, *records]
             yield done
+
+
+def problem_record(responses: Sequence[Response]) -> dict[str, Any]:
+    """What is kept of all responses to one problem."""
+    return {
+        "id": responses[0].problem.id,
+        "correct": sum(r.verdict is True for r in responses),
+        "samples": len(responses),
+        "errors": sum(r.verdict is None for r in responses),
+        "truncated": sum(not r.sample.terminated for r in responses),
+        "lengths": [len(r.sample.tokens) for r in responses],
+        "verdicts": [r.verdict for r in responses],
+    }
 
 
 @contextlib.contextmanager

@@ -54,7 +54,10 @@ def read_config(run: Path) -> tuple[Config, dict[str, Any]]:
     path = run / "config.json"
     try:
         record = json.loads(path.read_text())
-        return Config(**record.pop("config")), record
+        config = record.pop("config")
+        if "overlong_buffer" in config:  # runs of version 0.1.0.dev counted it in tokens
+            config["overlong_share"] = config.pop("overlong_buffer") / config["max_new_tokens"]
+        return Config(**config), record
     except FileNotFoundError:
         raise UserError(f"{run} is not a run folder: it has no config.json.") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:

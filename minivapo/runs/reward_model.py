@@ -69,8 +69,8 @@ def pairs_from_file(path: Path, tokenizer: Any, config: Config) -> Iterator[Roll
         if len(order) < size:
             order = shuffle.sample(range(len(samples)), len(samples))
         rows, order = order[:size], order[size:]
-        rollout = make_rollout([prompts[i] for i in rows], [samples[i] for i in rows], rows, pad_id(tokenizer))
-        rollout.correct = torch.tensor([verdicts[i] for i in rows])
+        parts = [prompts[i] for i in rows], [samples[i] for i in rows], rows
+        rollout = make_rollout(*parts, pad_id(tokenizer), [verdicts[i] for i in rows])
         scores = torch.where(rollout.correct, config.reward_correct, config.reward_wrong)
         rollout.rewards[torch.arange(size), rollout.last] = scores
         yield rollout
@@ -85,6 +85,7 @@ def train_reward_model(config: Config, engine: Engine, rollouts: Iterator[Rollou
     Raises:
         NonFiniteError: see `minivapo.vapo.train`.
     """
+    assert engine.critic is not None
     for number, rollout in enumerate(rollouts, 1):
         scores = engine.critic.forward(rollout)["scores"].gather(1, rollout.last[:, None])[:, 0]
         right, wrong = scores[rollout.correct], scores[~rollout.correct & rollout.judged]

@@ -69,7 +69,6 @@ def sample_records(engine: Engine, task: Task, step: int, config: Config, count:
     order = sorted(range(len(rollout)), key=lambda i: (bool(rollout.correct[i]), int(rollout.lengths[i])))
     picked = sorted({order[round(k * (len(order) - 1) / max(count - 1, 1))] for k in range(count)})
     rows = rollout.rows(picked)
-    rows.problems = [rollout.problems[i] for i in picked]
     # Only rank 0 writes samples, and a forward pass over several ranks needs them all.
     after = engine.actor.forward(rows)["logprobs"] if engine.world.size == 1 else None
     return [response_record(rows, i, after, engine.tokenizer, task, step, config) for i in range(len(picked))]

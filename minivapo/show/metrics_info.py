@@ -153,7 +153,7 @@ METRICS: dict[str, MetricInfo] = {
         "Truncated responses",
         "share",
         "Share of responses that hit max_new_tokens before they ended. They earn no answer.",
-        "Above a few per cent and rising: the limit is too low, or the policy repeats itself (overlong_buffer helps).",
+        "Above a few per cent and rising: the limit is too low, or the policy repeats itself (overlong_share helps).",
         "lower",
     ),
     "response/tokens": MetricInfo(
@@ -278,7 +278,7 @@ METRICS: dict[str, MetricInfo] = {
         "Largest π/π_old of a token in the step.",
         "Above about 10 in the first mini-batches: the sampler and the learner disagree.",
     ),
-    "actor/ratio_inverse_min": MetricInfo(
+    "actor/ratio_inverse_max": MetricInfo(
         "Largest inverse ratio",
         "",
         "Largest π_old/π of a token in the step: one over the smallest ratio.",

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from minivapo.interfaces import UserError, derive_seed
-from minivapo.responses import encode_prompt, response_text
+from minivapo.responses import Draw, respond
 from minivapo.vapo import PRESETS, Config
 
 PAPER: dict[str, float | None] = {
@@ -205,18 +205,18 @@ def evaluate_by_length(config: Config, task: Any, engine: Any) -> dict[str, floa
     The prompts, their order and the sampling seed are the same for every row of a table: rows are paired.
     """
     problems = task.test_problems(EVALUATION_PROBLEMS)
-    prompts = [encode_prompt(engine.tokenizer, p.prompt, config.max_prompt_tokens) for p in problems]
-    samples = engine.sampler.generate(
-        prompts, 1, derive_seed("table"), engine.actor.version, config.eval_temperature, config.eval_top_p
-    )
-    verdicts = task.judge(problems, [response_text(engine.tokenizer, s) for s in samples])
-    right = np.array([v is True for v in verdicts], dtype=float)
-    order = np.argsort([len(p) for p in prompts], kind="stable")
+    draw = Draw(
+        n=1, seed=derive_seed("table"), version=engine.actor.version, max_prompt_tokens=config.max_prompt_tokens,
+        timeout=config.verifier_timeout, temperature=config.eval_temperature, top_p=config.eval_top_p,
+    )  # fmt: skip
+    responses = respond(task, problems, engine.tokenizer, engine.sampler, draw)
+    right = np.array([r.verdict is True for r in responses], dtype=float)
+    order = np.argsort([len(r.prompt) for r in responses], kind="stable")
     thirds = {
         f"accuracy_{name}": round(float(right[part].mean()), 4)
         for name, part in zip(("short", "mid", "long"), np.array_split(order, 3), strict=True)
     }
-    lengths = [len(s.tokens) for s in samples]
+    lengths = [len(r.sample.tokens) for r in responses]
     return {"accuracy": round(float(right.mean()), 4), **thirds, "response_length": round(float(np.mean(lengths)), 2)}
 
 

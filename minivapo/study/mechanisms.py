@@ -28,8 +28,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from minivapo.interfaces import Engine, Problem, Rollout, Sample, Task, derive_seed, join, make_rollout
-from minivapo.responses import encode_prompt, judge, pad_id, response_text
+from minivapo.interfaces import Engine, Problem, Rollout, Task, derive_seed, join
+from minivapo.responses import Draw, as_rollout, pad_id, respond
 from minivapo.vapo import (
     Config,
     collect,
@@ -69,21 +69,11 @@ def continue_prefixes(
         A rollout of n rows for each prefix, in order, each a whole response; the reward on its last token is 1
         if it is right and 0 if not.
     """
-    tokenizer, limit = engine.tokenizer, engine.sampler.max_new_tokens
-    prompts = [encode_prompt(tokenizer, p.prompt, 10**6) for p in problems]
-    starts = [[*prompt, *prefix] for prompt, prefix in zip(prompts, prefixes, strict=True)]
-    ends = engine.sampler.generate(starts, n, seed, engine.actor.version)
+    draw = Draw(n, seed, engine.actor.version, max_prompt_tokens=10**6, timeout=VERIFIER_TIMEOUT)
+    limit = engine.sampler.max_new_tokens
+    responses = respond(task, problems, engine.tokenizer, engine.sampler, draw, prefixes, limit)
     rows = [i for i in range(len(problems)) for _ in range(n)]
-    samples = []
-    for i, end in zip(rows, ends, strict=True):
-        room = limit - len(prefixes[i])  # the sampler counts its limit from the end of the prefix
-        tokens = [*prefixes[i], *end.tokens[:room]]
-        samples.append(Sample(tokens, [0.0] * len(tokens), end.terminated and len(end.tokens) <= room))
-    rollout = make_rollout([prompts[i] for i in rows], samples, rows, pad_id(tokenizer))
-    rollout.problems = [problems[i] for i in rows]
-    verdicts = judge(task, rollout.problems, [response_text(tokenizer, s) for s in samples], VERIFIER_TIMEOUT)
-    rollout.correct = torch.tensor([v is True for v in verdicts])
-    rollout.judged = torch.tensor([v is not None for v in verdicts])
+    rollout = as_rollout(responses, rows, pad_id(engine.tokenizer))
     rollout.rewards[torch.arange(len(rows)), rollout.last] = rollout.correct.to(rollout.rewards.dtype)
     return rollout
 
@@ -206,10 +196,11 @@ def fit_critic(
     changes: dict[str, Any] = {"group_size": 1, "dynamic_sampling": 0, "length_adaptive": False}
     config = Config(**(vars(config) | changes | {"decoupled_gae": target == "returns", "lam_critic": 1.0}))
     loss = reward_model_loss if target == "score" else critic_loss
+    assert engine.critic is not None
     for _ in range(rollouts):
         rollout = collect(config, task, engine, stream)
         rollout.values = engine.critic.forward(rollout)["values"]
-        estimate_advantages(config, rollout, engine.world)
+        rollout.advantages, rollout.returns, rollout.lam = estimate_advantages(config, rollout)
         update(config, rollout, engine, "critic", loss, config.critic_epochs, config.value_pretrain_lr)
         yield rollout
 

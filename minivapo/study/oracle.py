@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -75,6 +76,10 @@ class OracleCritic:
         """Nothing to learn."""
         self.version += 1
         return {"loss": 0.0}, {"grad_norm": 0.0}
+
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """It has none."""
+        yield from ()
 
     def save(self, folder: Path) -> None:
         """Writes the counts."""

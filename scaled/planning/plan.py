@@ -246,9 +246,7 @@ def changes(setup: Setup) -> Iterator[tuple[str, Setup]]:
         if c.mini_batch % ranks == 0 and c.prompts_per_step % ranks == 0:
             yield with_settings(f"ranks: {ranks}", ranks=ranks)
     if c.max_new_tokens > 1024:
-        shorter = dataclasses.replace(
-            c, max_new_tokens=c.max_new_tokens // 2, overlong_buffer=min(c.overlong_buffer, c.max_new_tokens // 2 - 1)
-        )
+        shorter = dataclasses.replace(c, max_new_tokens=c.max_new_tokens // 2)
         job = dataclasses.replace(setup.job, config=shorter)
         yield f"max_new_tokens: {shorter.max_new_tokens}", dataclasses.replace(setup, job=job)
     if setup.critic:

@@ -10,10 +10,19 @@ from fakes import on_ranks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minivapo.interfaces import Sample, World, make_rollout
+from minivapo.interfaces import Sample, make_rollout
 from minivapo.loading import load_actor, load_critic
 from minivapo.local import LocalEngine, LocalLearner
-from minivapo.vapo import PRESETS, actor_loss, critic_loss, estimate_advantages, reward_model_loss, train_step, update
+from minivapo.vapo import (
+    PRESETS,
+    actor_loss,
+    critic_loss,
+    estimate_advantages,
+    group_advantages,
+    reward_model_loss,
+    train_step,
+    update,
+)
 
 ROWS = 12
 LOSSES = {"actor": actor_loss, "critic": critic_loss, "reward-model": reward_model_loss}
@@ -58,13 +67,14 @@ def rollout_of(config, networks, seed, correct=True):
     rollout.correct = (torch.rand(ROWS, generator=g) < 0.5) & rollout.judged & correct
     rollout.mask &= rollout.judged[:, None]
     rollout.rewards[torch.arange(ROWS), rollout.last] = rollout.correct.double()
+    rollout.outcome = group_advantages(rollout.rewards.sum(1), rollout.judged, config.group_size)
     actor = LocalLearner(networks["actor"], "actor", config)
     noise = torch.randn(rollout.tokens.shape, generator=g)
     rollout.old_logprobs = actor.forward(rollout)["logprobs"] + 0.3 * noise  # ratios on both sides of both clips
     rollout.sampled_logprobs = rollout.old_logprobs + 0.1 * noise.flip(0)
     rollout.ref_logprobs = rollout.old_logprobs - 0.2 * noise if config.kl_coef else None
     rollout.values = LocalLearner(networks["critic"], "critic", config).forward(rollout)["values"] + 0.2 * noise
-    estimate_advantages(config, rollout, World())
+    rollout.advantages, rollout.returns, rollout.lam = estimate_advantages(config, rollout)
     if rollout.returns is None:  # group advantages: the critic's loss is still to be checked
         rollout.returns = rollout.rewards
     return rollout

@@ -107,7 +107,7 @@ def test_reward_lands_on_the_last_real_token_terminated_or_truncated():
 
 
 def test_overlong_penalty_is_added_to_the_reward():
-    config = dataclasses.replace(CONFIG, max_new_tokens=10, overlong_buffer=6)
+    config = dataclasses.replace(CONFIG, max_new_tokens=10, overlong_share=0.6)
     rollout = collect(config, NumberTask(), fake_engine(), "train")
     expected = rollout.correct.float() - ((rollout.lengths - 4) / 6).clamp(0, 1)
     torch.testing.assert_close(rollout.rewards.sum(1), expected)
@@ -125,7 +125,7 @@ def test_a_verifier_without_a_verdict_masks_the_row_and_counts_as_error():
     assert not rollout.rewards[failed].any()
     assert not rollout.correct[failed].any()
     rollout.values = torch.ones(rollout.tokens.shape)
-    estimate_advantages(CONFIG, rollout, fake_engine().world)
+    rollout.advantages, rollout.returns, rollout.lam = estimate_advantages(CONFIG, rollout)
     assert not rollout.advantages[failed].any()
     assert not rollout.returns[failed].any()
     found = evaluate(CONFIG, NumberTask(lambda n, _: None), fake_engine())

@@ -8,6 +8,7 @@ import torch
 
 from minivapo.interfaces import Problem, Progress, Sample, World
 from minivapo.tasks.base import make_tokenizer
+from minivapo.vapo import gae
 
 DIGITS = tuple("0123456789")
 TOKENIZER = make_tokenizer((*DIGITS, "?", "a", "b", "c"))
@@ -110,5 +111,5 @@ def fake_engine(world=None):
     """An engine without networks, for `collect` and `evaluate`."""
     return SimpleNamespace(
         world=world or World(), sampler=EchoSampler(), tokenizer=TOKENIZER, progress=Progress(), rollout=None,
-        actor=SimpleNamespace(version=0), critic=None, reference=None,
+        actor=SimpleNamespace(version=0), critic=None, reference=None, gae=gae, balance=lambda rollout, _: rollout,
     )  # fmt: skip

@@ -9,7 +9,15 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
 
 from minivapo.interfaces import Problem, Rollout, Sample, World, make_rollout
-from minivapo.vapo import PRESETS, Config, actor_loss, critic_loss, estimate_advantages, reward_model_loss
+from minivapo.vapo import (
+    PRESETS,
+    Config,
+    actor_loss,
+    critic_loss,
+    estimate_advantages,
+    group_advantages,
+    reward_model_loss,
+)
 
 VOCABULARY = 64
 EOS = 1
@@ -89,12 +97,13 @@ def record_rollout(config: Config, seed: int, world: World | None = None) -> Rol
     rollout.correct &= rollout.judged
     rollout.mask &= rollout.judged[:, None]
     rollout.rewards[torch.arange(len(rollout)), rollout.last] = rollout.correct.float()
+    rollout.outcome = group_advantages(rollout.rewards.sum(1), rollout.judged, config.group_size)
     noise = torch.randn(rollout.tokens.shape, generator=generator)
     rollout.old_logprobs = torch.where(rollout.mask, -4 + 0.3 * noise, 0)
     rollout.ref_logprobs = torch.where(rollout.mask, -4 + 0.1 * noise, 0) if config.kl_coef else None
     rollout.entropy = torch.zeros_like(noise)
     rollout.values = torch.where(rollout.mask, 0.3 * noise, 0)
-    estimate_advantages(config, rollout, world or World())
+    rollout.advantages, rollout.returns, rollout.lam = estimate_advantages(config, rollout)
     return rollout
 
 

@@ -174,7 +174,7 @@ FIELDS = {
     "warmup": -1, "dynamic_sampling": -1, "eval_every": -1, "actor_lr": 0.0, "critic_lr": -1.0,
     "value_pretrain_lr": 0.0, "max_grad_norm": 0.0, "eval_temperature": 0.0, "eval_top_p": 0.0, "group_size": 0,
     "kl_coef": -0.1, "positive_coef": -0.1, "value_clip": -0.1, "importance_cap": -1.0, "weight_decay": -0.1,
-    "overlong_buffer": 320, "verifier_timeout": 0.0,
+    "overlong_share": 1.0, "verifier_timeout": 0.0,
 }  # fmt: skip
 
 

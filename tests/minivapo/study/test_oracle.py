@@ -80,7 +80,7 @@ def test_it_stands_in_the_loop_and_comes_back(engine, tmp_path):
     engine.critic = OracleCritic(task, engine.tokenizer)
     rollout = collect(config.__class__(batch_size=16, mini_batch=16, group_size=4), task, engine, "train")
     rollout.values = engine.critic.forward(rollout)["values"]
-    estimate_advantages(config, rollout, engine.world)
+    rollout.advantages, rollout.returns, rollout.lam = estimate_advantages(config, rollout)
     assert rollout.advantages.isfinite().all()
     engine.critic.save(tmp_path / "critic")
     again = OracleCritic(task, engine.tokenizer)
