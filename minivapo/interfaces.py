@@ -53,7 +53,7 @@ class Rollout:
 
     A row is prompt, response, padding. `mask` is 1 on response tokens (EOS included) and 0 elsewhere.
     logprobs[:, t] is log π(tokens[t] | tokens[<t]) and values[:, t] is V(s_t), s_t = tokens[<t].
-    Rows of one prompt stand together.
+    Rows of one prompt stand together until the engine balances them over the ranks.
     """
 
     tokens: Int[Tensor, "batch time"]
@@ -70,8 +70,14 @@ class Rollout:
     """False where the verifier itself failed: such a row is masked out of every loss."""
     group: Int[Tensor, " batch"]
     """Number of the prompt in the stream of training prompts."""
+    number: Int[Tensor, " batch"]
+    """Place of the row among those of all ranks, shuffled: mini-batch k has those from k · mini_batch on."""
     problems: list[Problem] = field(default_factory=list)
     """One for each row; empty in parts of a rollout made by `rows`."""
+    mixed: Tensor | None = None
+    """[batch], bool: the row's group has right and wrong responses."""
+    outcome: Tensor | None = None
+    """[batch]: the reward against those of the row's group, see `minivapo.vapo.group_advantages`."""
     old_logprobs: Tensor | None = None
     entropy: Tensor | None = None
     ref_logprobs: Tensor | None = None
@@ -86,8 +92,8 @@ class Rollout:
 
     def rows(self, index: Sequence[int] | Tensor) -> Rollout:
         """These rows, in this order, without columns in which all of them are padding."""
-        index = torch.as_tensor(index)
-        width = int(self.totals[index].max())
+        index = torch.as_tensor(index, dtype=torch.long)
+        width = int(self.totals[index].max()) if len(index) else 0
         parts = {}
         for f in dataclasses.fields(self):
             x = getattr(self, f.name)
@@ -126,6 +132,7 @@ def make_rollout(
         correct=torch.zeros(shape[0], dtype=torch.bool),
         judged=torch.ones(shape[0], dtype=torch.bool),
         group=torch.tensor(list(group)),
+        number=torch.arange(shape[0]),
     )
 
 
@@ -193,7 +200,7 @@ class Learner(Protocol):
         ...
 
     def step(self, rollout: Rollout, loss_fn: LossFn, lr: float) -> tuple[Metrics, Metrics]:
-        """One optimizer step on this rank's rows of a mini-batch; the gradient is summed over ranks.
+        """One optimizer step on this rank's rows of a mini-batch, if any; the gradient is summed over ranks.
 
         Returns the sums and maxima of loss_fn over this rank's micro-batches; the maxima also hold the
         global `grad_norm`. Raises NonFiniteError, leaving the weights alone, if the gradient is not finite.
@@ -274,6 +281,10 @@ class Engine(Protocol):
     progress: Progress
     rollout: Rollout | None
     """The last rollout, for those who watch."""
+
+    def balance(self, rollout: Rollout, mini_batch: int) -> Rollout:
+        """The rows that this rank holds from now on: each rank has the same work in every mini-batch. Called once."""
+        ...
 
     def metrics(self) -> Metrics:
         """What this engine adds to the metrics of the step just taken; the same numbers on every rank."""

@@ -423,6 +423,10 @@ class LocalEngine:
         self.reference = LocalLearner(load_actor(model), "actor", config, device, autocast) if config.kl_coef else None
         self.sampler = LocalSampler(self.tokenizer, config.max_new_tokens, stop, sample_batch)
 
+    def balance(self, rollout: Rollout, mini_batch: int) -> Rollout:
+        """The rollout as it is: there is nobody to share the work with."""
+        return rollout
+
     def metrics(self) -> Metrics:
         """Nothing to add: one device has no stragglers."""
         return {}

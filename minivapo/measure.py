@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Tensor
 
 from minivapo.interfaces import Metrics, Rollout, World
 
@@ -41,15 +42,13 @@ def explained_variance(rollout: Rollout, world: World, bins: int = 4) -> Metrics
     return {"value/explained_variance": ev[-1]} | {f"value/explained_variance_q{b + 1}": ev[b] for b in range(bins)}
 
 
-def describe(rollout: Rollout, group_size: int, world: World) -> Metrics:
+def describe(rollout: Rollout, world: World) -> Metrics:
     """Metrics of a rollout before its update; each is explained in docs/metrics.md."""
-    assert rollout.old_logprobs is not None and rollout.advantages is not None and rollout.entropy is not None
+    assert rollout.old_logprobs is not None and rollout.advantages is not None
+    assert rollout.entropy is not None and rollout.mixed is not None
     mask, judged = rollout.mask, rollout.judged
     length = rollout.lengths.double()
     gap = torch.where(mask, rollout.old_logprobs - rollout.sampled_logprobs, 0).abs()
-    groups = rollout.correct.view(-1, group_size)
-    known = judged.view(-1, group_size)
-    mixed = groups.any(1) & (~groups & known).any(1)
     a = rollout.advantages.double()
     sums = {
         "responses": float(len(rollout)),
@@ -65,12 +64,11 @@ def describe(rollout: Rollout, group_size: int, world: World) -> Metrics:
         "advantage": float(a.sum()),
         "advantage_square": float(a.square().sum()),
         "value": float(torch.where(mask, rollout.values, 0).double().sum()) if rollout.values is not None else 0.0,
-        "groups": float(len(groups)),
-        "mixed": float(mixed.sum()),
+        "mixed": float(rollout.mixed.sum()),
     }
     s = reduce_sums(world, [sums])
     lam = torch.zeros(1) if rollout.lam is None else rollout.lam
-    peaks = torch.stack([gap.max(), -lam.min(), lam.max(), rollout.lengths.max()]).double()
+    peaks = torch.stack([largest(gap), largest(-lam), largest(lam), largest(rollout.lengths)])
     gap_max, lam_min, lam_max, longest = world.max(peaks).tolist()
     n, tokens = s["responses"], max(s["tokens"], 1.0)
     advantage_mean = s["advantage"] / tokens
@@ -78,7 +76,7 @@ def describe(rollout: Rollout, group_size: int, world: World) -> Metrics:
         "reward/mean": s["reward"] / max(s["judged"], 1.0),
         "reward/accuracy": s["correct"] / max(s["judged"], 1.0),
         "reward/verifier_errors": 1 - s["judged"] / n,
-        "reward/mixed_groups": s["mixed"] / s["groups"],
+        "reward/mixed_groups": s["mixed"] / n,
         "response/length": s["length"] / n,
         "response/length_correct": s["length_correct"] / max(s["correct"], 1.0),
         "response/length_wrong": (s["length"] - s["length_correct"]) / max(n - s["correct"], 1.0),
@@ -95,6 +93,11 @@ def describe(rollout: Rollout, group_size: int, world: World) -> Metrics:
         metrics |= {"advantage/lam_min": -lam_min, "advantage/lam_max": lam_max}
         metrics |= {"value/mean": s["value"] / tokens, **explained_variance(rollout, world)}
     return metrics
+
+
+def largest(x: Tensor) -> Tensor:
+    """The maximum in float64; −∞ where there is nothing, as on a rank that holds no rows."""
+    return x.double().max() if x.numel() else torch.tensor(-math.inf, dtype=torch.float64)
 
 
 class Clock:

@@ -460,7 +460,7 @@ def train_step(config: Config, task: Task, engine: Engine) -> Metrics:
     """One rollout and its gradient steps."""
     clock = Clock()
     with clock("sample"):
-        rollout = collect(config, task, engine, "train")
+        rollout = engine.balance(collect(config, task, engine, "train"), config.mini_batch)
     with clock("forward"):
         rollout.old_logprobs, rollout.entropy = map(engine.actor.forward(rollout).get, ("logprobs", "entropy"))
         if engine.critic is not None:
@@ -468,7 +468,7 @@ def train_step(config: Config, task: Task, engine: Engine) -> Metrics:
         if engine.reference is not None:
             rollout.ref_logprobs = engine.reference.forward(rollout)["logprobs"]
     estimate_advantages(config, rollout, engine.world)
-    metrics = describe(rollout, config.group_size, engine.world)
+    metrics = describe(rollout, engine.world)
     with clock("update"):
         if engine.critic is not None:
             metrics |= update(config, rollout, engine, "critic", critic_loss, config.critic_epochs)
@@ -516,9 +516,27 @@ def collect(config: Config, task: Task, engine: Engine, stream: str) -> Rollout:
             continue
         seed = derive_seed(config.seed, stream, numbers[0], attempt, world.rank)
         for group in sample_groups(config, task, engine, problems, numbers, seed):
-            mixed = bool(group.correct.any()) and not bool(group.correct[group.judged].all())
-            (kept if mixed or config.dynamic_sampling == 0 else spare).append(group)
-    return join((kept + spare)[:wanted], pad_id(engine.tokenizer))
+            assert group.mixed is not None
+            (kept if group.mixed.all() or config.dynamic_sampling == 0 else spare).append(group)
+    rollout = join((kept + spare)[:wanted], pad_id(engine.tokenizer))
+    rollout.number = row_numbers(config, world, progress.samples)
+    return rollout
+
+
+def row_numbers(config: Config, world: World, key: int) -> Int[Tensor, " batch"]:
+    """`Rollout.number` of this rank's rows: the places of all rows, shuffled, the same for any number of ranks.
+
+    Choice: mini-batches are cut from shuffled rows. A mini-batch of one prompt's group would divide the token-level
+    loss by that group's own tokens.
+
+    Args:
+        config: batch_size, group_size and seed are read.
+        world: the ranks; they have the groups of the rollout in turn.
+        key: another one for each rollout.
+    """
+    generator = torch.Generator().manual_seed(derive_seed(config.seed, "mini-batches", key))
+    shuffled = torch.randperm(config.batch_size, generator=generator).view(-1, config.group_size)
+    return shuffled[world.rank :: world.size].flatten()
 
 
 def sample_groups(
@@ -538,6 +556,9 @@ def sample_groups(
     score = score + overlong_penalty(rollout.lengths, config.max_new_tokens, config.overlong_buffer)
     rollout.mask &= rollout.judged[:, None]
     rollout.rewards[torch.arange(len(rows)), rollout.last] = score * rollout.judged
+    rollout.outcome = group_advantages(rollout.rewards.sum(1), rollout.judged, n)
+    right, wrong = rollout.correct.view(-1, n), (~rollout.correct & rollout.judged).view(-1, n)
+    rollout.mixed = (right.any(1) & wrong.any(1)).repeat_interleave(n)
     groups = [rollout.rows(range(i * n, (i + 1) * n)) for i in range(len(problems))]
     for group, problem in zip(groups, problems, strict=True):
         group.problems = [problem] * n
@@ -552,8 +573,8 @@ def estimate_advantages(config: Config, rollout: Rollout, world: World) -> None:
     """
     mask = rollout.mask
     if config.advantage == "group":
-        outcome = group_advantages(rollout.rewards.sum(1), rollout.judged, config.group_size)
-        rollout.advantages = outcome[:, None] * mask
+        assert rollout.outcome is not None
+        rollout.advantages = rollout.outcome[:, None] * mask
     else:
         assert rollout.values is not None
         lam = torch.full((len(rollout),), config.lam)
@@ -637,13 +658,14 @@ def update(
 ) -> Metrics:
     """One optimizer step for each mini-batch. Losses are divided by counts over all ranks, taken here once."""
     world, learner = engine.world, getattr(engine, name)
-    share = config.mini_batch // world.size  # this rank's rows of each mini-batch
+    mini_batch = rollout.number // config.mini_batch  # of each row; a rank may hold any number of a mini-batch's rows
+    last = int(world.max(torch.tensor(max([0, *mini_batch.tolist()]))))
     peak = config.actor_lr if name == "actor" else config.critic_lr
     collected: list[tuple[Metrics, Metrics]] = []
     lr = 0.0
     for _ in range(epochs):
-        for start in range(0, len(rollout), share):
-            rows = rollout.rows(range(start, start + share))
+        for k in range(last + 1):
+            rows = rollout.rows((mini_batch == k).nonzero()[:, 0])
             local = [rows.mask.sum(), rows.judged.sum(), (rows.mask & rows.correct[:, None]).sum()]
             total = world.sum(torch.stack(local).double()).tolist()
             # max(…, 1): a mini-batch that the verifier failed on entirely has no tokens, and no loss.
@@ -687,12 +709,12 @@ def pretrain_critic(config: Config, task: Task, engine: Engine) -> Iterator[Metr
     )
     reward_model_steps = config.reward_model_steps if config.critic_init == "reward-model" else 0
     while progress.reward_model < reward_model_steps:
-        rollout = collect(monte_carlo, task, engine, "reward-model")
+        rollout = engine.balance(collect(monte_carlo, task, engine, "reward-model"), monte_carlo.mini_batch)
         loss = update(monte_carlo, rollout, engine, "critic", reward_model_loss, 1, config.value_pretrain_lr)
         progress.reward_model += 1
         yield {"pretrain/reward_model_loss": loss["critic/loss"], "pretrain/rollout": progress.reward_model}
     while progress.pretrain < config.value_pretrain_steps and not progress.pretrain_done:
-        rollout = collect(monte_carlo, task, engine, "value-pretraining")
+        rollout = engine.balance(collect(monte_carlo, task, engine, "value-pretraining"), monte_carlo.mini_batch)
         rollout.values = engine.critic.forward(rollout)["values"]
         estimate_advantages(monte_carlo, rollout, engine.world)
         metrics = explained_variance(rollout, engine.world)

@@ -1,31 +1,60 @@
-"""Rows to ranks, rows to micro-batches, and rows without padding: pure functions over lengths and tokens."""
+"""Equal work for every rank: which rank gets which rows, once per rollout, and how its rows become micro-batches.
+
+All ranks take part in every pass, so each pass is as slow as the rank that has most to do. Rows differ in length by
+orders of magnitude. So they are dealt out by cost, for each mini-batch on its own; then they stay where they are.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import heapq
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
-from minivapo.interfaces import Rollout
+from minivapo.interfaces import Rollout, join
+from scaled.world import DistributedWorld
 
 
-def balance(costs: Sequence[float], ranks: int) -> list[int]:
+def assign(costs: Sequence[float], ranks: int, before: Sequence[float] | None = None) -> list[int]:
     """A rank for each row, by longest processing time first: the costliest row goes to the least loaded rank.
 
     Every rank gets a row as long as there are as many rows as ranks and costs are positive.
+
+    Args:
+        costs: work of each row, in any unit.
+        ranks: their number.
+        before: what each rank has to do apart from these rows; it decides between ranks that are equally loaded.
     """
-    loads = [(0.0, rank) for rank in range(ranks)]
+    earlier = before or [0.0] * ranks
+    loads = [(0.0, earlier[rank], rank) for rank in range(ranks)]
+    heapq.heapify(loads)
     owner = [0] * len(costs)
     for row in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
-        load, rank = heapq.heappop(loads)
+        load, other, rank = heapq.heappop(loads)
         owner[row] = rank
-        heapq.heappush(loads, (load + costs[row], rank))
+        heapq.heappush(loads, (load + costs[row], other, rank))
+    return owner
+
+
+def deal(costs: Sequence[float], mini_batch: int, ranks: int) -> list[int]:
+    """A rank for each row, such that every mini-batch is spread evenly over the ranks, and so is the whole.
+
+    Args:
+        costs: work of each row of the rollout, in any unit, by number.
+        mini_batch: consecutive rows that make a mini-batch.
+        ranks: their number.
+    """
+    owner: list[int] = []
+    loads = [0.0] * ranks
+    for start in range(0, len(costs), mini_batch):
+        batch = costs[start : start + mini_batch]
+        ranks_of_batch = assign(batch, ranks, loads)
+        for cost, rank in zip(batch, ranks_of_batch, strict=True):
+            loads[rank] += cost
+        owner += ranks_of_batch
     return owner
 
 
@@ -52,73 +81,47 @@ def cut(totals: Sequence[int], budget: int) -> list[list[int]]:
     return bins
 
 
-@dataclass(frozen=True)
-class Packed:
-    """Rows laid end to end, without padding.
+def balance(
+    rollout: Rollout,
+    mini_batch: int,
+    world: DistributedWorld,
+    cost: Callable[[int], float],
+    sharing: int = 1,
+) -> Rollout:
+    """Moves the rows of all ranks so that every mini-batch is equal work for all ranks. Collective.
 
-    The position ids restart at 0 in each segment. With them alone, transformers' sdpa and eager attention build
-    a block-diagonal causal mask, and flash attention takes the segment bounds: no token sees another segment.
+    Args:
+        rollout: this rank's rows; whatever is filled in travels with them.
+        mini_batch: rows of a mini-batch, over all ranks: those whose `number` is in the same multiple of it.
+        world: the ranks.
+        cost: work of a row of so many tokens.
+        sharing: neighbouring ranks that work on each row together; its rows are dealt to them in turn.
+
+    Returns:
+        The rows that this rank holds from now on, in the order of their numbers.
     """
-
-    tokens: Int[Tensor, "1 total"]
-    positions: Int[Tensor, "1 total"]
-    targets: Int[Tensor, " total"]
-    """The next token of the same row; 0 after its last one, where the prediction is not read."""
-    bounds: Int[Tensor, " segments_plus_1"]
-    """Where segments start, and the end: cumulative lengths."""
-
-    def attention(self) -> dict[str, Any]:
-        """Segment bounds as flash attention's variable-length kernels take them."""
-        bounds = self.bounds.to(torch.int32)
-        longest = int(self.bounds.diff().max())
-        return {
-            "cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest
-        }  # fmt: skip
-
-
-def pack(tokens: Int[Tensor, "batch time"], totals: Int[Tensor, " batch"], device: torch.device | str) -> Packed:
-    """Packs padded rows of `totals` tokens each."""
-    where = torch.arange(tokens.shape[1]) < totals[:, None]
-    following = torch.cat([tokens[:, 1:], torch.zeros_like(tokens[:, :1])], 1)
-    following = torch.where(torch.arange(tokens.shape[1]) < totals[:, None] - 1, following, 0)
-    positions = torch.arange(tokens.shape[1]).expand_as(tokens)
-    bounds = torch.nn.functional.pad(totals.cumsum(0), (1, 0))
-    return Packed(
-        tokens[where][None].to(device), positions[where][None].to(device), following[where].to(device),
-        bounds.to(device),
-    )  # fmt: skip
+    if world.size == 1:
+        return rollout
+    numbers = torch.cat(world.gather(rollout.number)).tolist()
+    totals = torch.cat(world.gather(rollout.totals)).tolist()
+    costs = [0.0] * len(numbers)
+    for number, total in zip(numbers, totals, strict=True):
+        costs[number] = cost(total)
+    groups = deal(costs, mini_batch, world.size // sharing)
+    turns = [0] * (world.size // sharing)
+    owner = []
+    for group in groups:
+        owner.append(group * sharing + turns[group] % sharing)
+        turns[group] += 1
+    return move(rollout, [owner[number] for number in rollout.number.tolist()], world)
 
 
-def slice_of(packed: Packed, place: int, ranks: int) -> Packed:
-    """A rank's equal share of the tokens, for ranks that share rows; the bounds stay those of all tokens.
-
-    Where the ranks do not divide the tokens, a last segment that nobody reads fills up.
-    """
-    total = len(packed.targets)
-    short = -total % ranks
-    filler = torch.arange(short, device=packed.targets.device)
-    n = (total + short) // ranks
-    mine = slice(place * n, (place + 1) * n)
-    return Packed(
-        torch.cat([packed.tokens[0], filler * 0])[None, mine],
-        torch.cat([packed.positions[0], filler])[None, mine],
-        torch.cat([packed.targets, filler * 0])[mine],
-        torch.cat([packed.bounds, packed.bounds[-1:] + short]) if short else packed.bounds,
-    )
-
-
-def unpack(x: Float[Tensor, " total"], totals: Int[Tensor, " batch"], width: int, shift: bool) -> Tensor:
-    """Packed values as padded rows [batch, width]; differentiable.
-
-    With `shift`, what was computed after token t goes to column t + 1 (it speaks of the next token), column 0
-    is 0 and what comes after a row's last token is dropped.
-    """
-    columns = torch.arange(width, device=x.device)
-    totals = totals.to(x.device)
-    starts = torch.nn.functional.pad(totals.cumsum(0), (1, 0))[:-1]
-    source = columns[None] - int(shift)
-    read = (source >= 0) & (columns[None] < totals[:, None])
-    return torch.where(read, x[(starts[:, None] + source).clamp(0, len(x) - 1)], 0)
+def move(rollout: Rollout, owner: Sequence[int], world: DistributedWorld) -> Rollout:
+    """Sends each of this rank's rows to its owner, and takes in what the other ranks send. Collective."""
+    to = torch.tensor(owner, dtype=torch.long)
+    outgoing = [tensors(rollout.rows((to == rank).nonzero()[:, 0])) for rank in range(world.size)]
+    rows = join([make_rows(part) for part in world.exchange(outgoing)], pad=0)  # padding is never read
+    return rows.rows(torch.argsort(rows.number))
 
 
 def tensors(rows: Rollout) -> dict[str, Tensor]:
@@ -130,8 +133,3 @@ def tensors(rows: Rollout) -> dict[str, Tensor]:
 def make_rows(parts: dict[str, Any]) -> Rollout:
     """The rollout of which `tensors` gave the tensors."""
     return Rollout(**parts)
-
-
-def to_device(rows: Rollout, device: torch.device) -> Rollout:
-    """The rows with all tensors on the device."""
-    return make_rows({k: x.to(device) for k, x in tensors(rows).items()})

@@ -69,6 +69,10 @@ class ScaledEngine:
         if config.kl_coef:
             self.reference = DeepSpeedLearner(model, "actor", config, settings, world, frozen=True)
 
+    def balance(self, rollout: Rollout, mini_batch: int) -> Rollout:
+        """Moves rows between the ranks, once, so that every mini-batch is equal work for all; see `scaled.balance`."""
+        return self.actor.balance(rollout, mini_batch)
+
     def metrics(self) -> Metrics:
         """What this engine adds to the metrics of a step."""
         return self.sampler.metrics()

@@ -55,7 +55,7 @@ class Assumptions:
     sub_group_elements: float = 1e9
     """DeepSpeed's sub_group_size: elements updated at once."""
     push_elements: float = 2**28
-    """Elements gathered at once on their way to vLLM: `scaled.learner.GATHER`."""
+    """Elements gathered at once on their way to vLLM: `scaled.checkpoint.GATHER`."""
 
     def __post_init__(self) -> None:
         """Refuses what is no efficiency or no share."""

@@ -10,7 +10,7 @@ import heapq
 import math
 from dataclasses import dataclass
 
-from scaled.layers.packing import balance, cut, imbalance
+from scaled.balance import assign, cut, imbalance
 from scaled.planning.memory import kv_pool, kv_token_bytes, sampler_weights
 from scaled.planning.setup import Setup
 from scaled.planning.shapes import Shape, forward_flops
@@ -123,7 +123,7 @@ def dealt(setup: Setup, shape: Shape, responses: int) -> tuple[int, float]:
     totals = [setup.assume.prompt_tokens + x for x in lengths]
     costs = [forward_flops(shape, x, x * x) for x in totals]
     groups = s.ranks // s.sequence_parallel
-    owner = balance(costs, groups)
+    owner = assign(costs, groups)
     parts: list[list[int]] = [[] for _ in range(groups)]
     for total, group in zip(totals, owner, strict=True):
         parts[group].append(total)

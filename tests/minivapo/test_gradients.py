@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from minivapo.interfaces import Sample, World, make_rollout
 from minivapo.loading import load_actor, load_critic
 from minivapo.local import LocalEngine, LocalLearner
-from minivapo.vapo import PRESETS, actor_loss, critic_loss, estimate_advantages, reward_model_loss, train_step, update
+from minivapo.vapo import (
+    PRESETS,
+    actor_loss,
+    critic_loss,
+    estimate_advantages,
+    group_advantages,
+    reward_model_loss,
+    train_step,
+    update,
+)
 
 ROWS = 12
 LOSSES = {"actor": actor_loss, "critic": critic_loss, "reward-model": reward_model_loss}
@@ -64,6 +73,7 @@ def rollout_of(config, networks, seed, correct=True):
     rollout.sampled_logprobs = rollout.old_logprobs + 0.1 * noise.flip(0)
     rollout.ref_logprobs = rollout.old_logprobs - 0.2 * noise if config.kl_coef else None
     rollout.values = LocalLearner(networks["critic"], "critic", config).forward(rollout)["values"] + 0.2 * noise
+    rollout.outcome = group_advantages(rollout.rewards.sum(1), rollout.judged, config.group_size)
     estimate_advantages(config, rollout, World())
     if rollout.returns is None:  # group advantages: the critic's loss is still to be checked
         rollout.returns = rollout.rewards

@@ -9,7 +9,15 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
 
 from minivapo.interfaces import Problem, Rollout, Sample, World, make_rollout
-from minivapo.vapo import PRESETS, Config, actor_loss, critic_loss, estimate_advantages, reward_model_loss
+from minivapo.vapo import (
+    PRESETS,
+    Config,
+    actor_loss,
+    critic_loss,
+    estimate_advantages,
+    group_advantages,
+    reward_model_loss,
+)
 
 VOCABULARY = 64
 EOS = 1
@@ -94,6 +102,8 @@ def record_rollout(config: Config, seed: int, world: World | None = None) -> Rol
     rollout.ref_logprobs = torch.where(rollout.mask, -4 + 0.1 * noise, 0) if config.kl_coef else None
     rollout.entropy = torch.zeros_like(noise)
     rollout.values = torch.where(rollout.mask, 0.3 * noise, 0)
+    rollout.outcome = group_advantages(rollout.rewards.sum(1), rollout.judged, config.group_size)
+    rollout.number = torch.randperm(len(rollout), generator=generator)
     estimate_advantages(config, rollout, world or World())
     return rollout
 

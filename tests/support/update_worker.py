@@ -62,7 +62,10 @@ def k_steps(learner, local, kind, loss, config):
         there = types.SimpleNamespace(world=world, **{kind: learner})
         rollout = record_rollout(config, k)
         expected = update(config, rollout, here, kind, LOSSES[loss], 1)
-        got = update(config, share(rollout, config, world.rank, world.size), there, kind, LOSSES[loss], 1)
+        # Rows as they happen to lie, many or none of a mini-batch on a rank; then balanced as in a run.
+        rows = share(rollout, config, world.rank, world.size)
+        rows = rows if k < STEPS - 1 else learner.balance(rows, config.mini_batch)
+        got = update(config, rows, there, kind, LOSSES[loss], 1)
     return expected, got
 
 

@@ -34,6 +34,7 @@ def make(lengths: list[int], correct: list[bool], advantages: float = 1.0) -> Ro
         tokens=torch.zeros(mask.shape, dtype=torch.long), mask=mask, sampled_logprobs=torch.zeros(mask.shape),
         rewards=rewards, lengths=n, totals=n, terminated=torch.ones(len(n), dtype=torch.bool),
         correct=torch.tensor(correct), judged=torch.ones(len(n), dtype=torch.bool), group=torch.arange(len(n)),
+        number=torch.arange(len(n)),
         advantages=advantages * mask, old_logprobs=torch.zeros(mask.shape),
     )  # fmt: skip
 
