@@ -55,7 +55,7 @@ def pick(findings: dict, prefix: str, stage: int) -> dict:
 @pytest.mark.parametrize("case", ACTOR + CRITIC)
 def test_updates_equal_the_local_engines(found, ranks, stage, case):
     case = pick(found(ranks), case, stage)
-    assert case["weights"] < 1e-6
+    assert case["weights"] < 2e-6  # the steps are of 1e-5
     assert case["update"] < 1e-3  # of its length; Adam magnifies the rounding of gradients near 0
     assert case["metrics"] < 1e-5
     assert case["version"][0] == case["version"][1]
