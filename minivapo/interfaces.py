@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -197,6 +197,18 @@ class Learner(Protocol):
 
     def forward(self, rollout: Rollout) -> Outputs:
         """Outputs [batch, time] for this rank's rows, without gradient; `scores` is V *after* each token."""
+        ...
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Name, as in a checkpoint, and whole tensor of every parameter; every rank must exhaust it."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes a transformers folder, and the optimizer's state beside the weights."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Takes back what `save` wrote."""
         ...
 
     def step(self, rollout: Rollout, loss_fn: LossFn, lr: float) -> tuple[Metrics, Metrics]:
