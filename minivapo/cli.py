@@ -522,25 +522,13 @@ def vllm_sampler(model: str, config: Any, settings: Any) -> Any:
     from scaled.sampler import VllmSampler
     from scaled.world import DistributedWorld
 
-    class Weights:
-        """What `VllmSampler.sync` reads of an actor."""
-
-        version = 0
-
-        def __init__(self) -> None:
-            self.model = load_actor(model, getattr(torch, settings.dtype))
-
-        def weights(self) -> Any:
-            """Names as in a checkpoint, with the tensors."""
-            return iter(self.model.state_dict().items())
-
-    actor = Weights()
-    ends = stop_ids(actor.model, load_tokenizer(model))
+    network = load_actor(model, getattr(torch, settings.dtype))
     if not dist.is_initialized():
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     how = Settings(dtype=settings.dtype, sampler_sleep=False, sampler_memory=0.85)
+    ends = stop_ids(network, load_tokenizer(model))
     sampler = VllmSampler(model, config, how, DistributedWorld(), ends, settings.stop)
-    sampler.sync(actor)
+    sampler.push(iter(network.state_dict().items()), version=0)
     return sampler
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -160,6 +160,10 @@ class LocalLearner:
             self.optimizer.zero_grad(set_to_none=True)
         self.version += 1
         return numbers, peaks
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Name and tensor of every parameter."""
+        return ((name, parameter.detach()) for name, parameter in self.model.named_parameters())
 
     def save(self, folder: Path) -> None:
         """Writes a transformers folder (safetensors) and, beside the weights, `optimizer.safetensors`."""

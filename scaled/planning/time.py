@@ -10,7 +10,7 @@ import heapq
 import math
 from dataclasses import dataclass
 
-from scaled.balance import assign, cut, imbalance
+from scaled.balance import cut, deal, imbalance
 from scaled.planning.memory import kv_pool, kv_token_bytes, sampler_weights
 from scaled.planning.setup import Setup
 from scaled.planning.shapes import Shape, forward_flops
@@ -117,13 +117,13 @@ def collective_seconds(setup: Setup, size: float) -> float:
 
 
 def dealt(setup: Setup, shape: Shape, responses: int) -> tuple[int, float]:
-    """Micro-batches of the rank that has most, and the slowest rank over the mean: dealt as the learner deals."""
+    """Micro-batches of the rank that has most, and the slowest rank over the mean: dealt as `scaled.balance` deals."""
     s, limit = setup.job.settings, setup.job.config.max_new_tokens
     lengths = response_lengths(limit, setup.assume.response_share, responses)
     totals = [setup.assume.prompt_tokens + x for x in lengths]
     costs = [forward_flops(shape, x, x * x) for x in totals]
     groups = s.ranks // s.sequence_parallel
-    owner = assign(costs, groups)
+    owner = deal(costs, setup.job.config.mini_batch, groups)
     parts: list[list[int]] = [[] for _ in range(groups)]
     for total, group in zip(totals, owner, strict=True):
         parts[group].append(total)
