@@ -26,8 +26,9 @@ import torch
 from plan_check import SMALL, Measure, bytes_alive, random_model, random_rollout, sum_loss
 
 from scaled.config import Job, make_job
-from scaled.planning import costs
-from scaled.planning.plan import make_setup, this_gpu
+from scaled.planning.hardware import GPUS, this_gpu
+from scaled.planning.memory import phases
+from scaled.planning.setup import make_setup
 from scaled.planning.shapes import Shape, forward_flops, model_config
 
 
@@ -70,12 +71,12 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     from scaled.world import start
 
     world, job = start(), job_of(folder, args)
-    gpu = this_gpu() or costs.GPUS[args.gpu]
+    gpu = this_gpu() or GPUS[args.gpu]
     if args.gpu and torch.cuda.is_available():
-        gpu = dataclasses.replace(costs.GPUS[args.gpu], memory=gpu.memory)
+        gpu = dataclasses.replace(GPUS[args.gpu], memory=gpu.memory)
     setup = make_setup(job, gpu)
     # No sampler here, and torch's own count knows neither context nor fragmentation.
-    plan = {phase.name: phase for phase in costs.phases(setup)}
+    plan = {phase.name: phase for phase in phases(setup)}
     rows = job.config.batch_size
     rollout = random_rollout(rows, args.length, model_config(str(folder)).vocab_size)
     base = torch.cuda.memory_allocated() if torch.cuda.is_available() else bytes_alive()
@@ -93,8 +94,8 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         times = seconds_of(step, args.repeats)
         seconds = statistics.median(times)
         model, hardware = update_flops(shape, rows, args.length, args.checkpointing)
-        phases = [phase for name, phase in plan.items() if name.startswith(kind)]
-        planned = max(sum(x for (o, _), x in p.parts.items() if o in ("actor", "critic")) for p in phases)
+        mine = [phase for name, phase in plan.items() if name.startswith(kind)]
+        planned = max(sum(x for (o, _), x in p.parts.items() if o in ("actor", "critic")) for p in mine)
         result[kind] = {
             "seconds": times, "mfu": model / seconds / gpu.flops, "hfu": hardware / seconds / gpu.flops,
             "tokens_per_second": rows * args.length / seconds, "peak_bytes": used.peak, "planned_bytes": planned,

@@ -51,9 +51,22 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scaled.config import Job, Settings, make_job, read_job
 from scaled.layers.head import CriticModule, PolicyModule
-from scaled.planning import costs
-from scaled.planning import plan as planning
+from scaled.planning import memory
+from scaled.planning.advice import Plan, plan
+from scaled.planning.command import duration, markdown
+from scaled.planning.hardware import gib, this_gpu
+from scaled.planning.memory import (
+    OFFLOADED,
+    add,
+    backward_memory,
+    forward_memory,
+    kv_token_bytes,
+    resident,
+    step_memory,
+)
+from scaled.planning.setup import Assumptions, Setup, make_setup
 from scaled.planning.shapes import Shape, count, forward_flops, layer_activation_bytes, model_config, shape_of
+from scaled.planning.time import Load, pass_flops
 
 Row = dict[str, Any]
 CHECKS = ("parameters", "saved", "peak", "flops", "learner", "deepspeed", "vllm")
@@ -194,13 +207,13 @@ def check_peak() -> Iterator[Row]:
             model, token_budget=tokens, activation_checkpointing=checkpointing, attention=attention,
             dtype=str(dtype).removeprefix("torch."), zero_stage=3,
         )  # fmt: skip
-        setup = planning.make_setup(job)
+        setup = make_setup(job)
         shape = setup.actor if kind == "actor" else setup.critic
         assert shape is not None
         words = f"{model} {kind}, {tokens} tokens, {dtype}, {'' if checkpointing else 'no '}checkpointing, {attention}"
-        with unittest.mock.patch.object(costs, "reduction", return_value=0.0):  # there are no ranks here
-            passes = {"forward": costs.forward_memory(setup, kind, shape)}
-            passes["backward"] = costs.backward_memory(setup, kind, shape)
+        with unittest.mock.patch.object(memory, "reduction", return_value=0.0):  # there are no ranks here
+            passes = {"forward": forward_memory(setup, kind, shape)}
+            passes["backward"] = backward_memory(setup, kind, shape)
         for what, planned_parts in passes.items():
             planned = sum(x for (_, part), x in planned_parts.items() if part != "buffers")
             yield row("peak", f"{what}: {words}", planned, fake_peak(job, kind, dtype, what == "backward"), "bytes")
@@ -345,9 +358,9 @@ def learner_rows(folder: Path, config: Any, tokens: int, bucket: float, **settin
             mini_batch=16 * world.size, max_prompt_tokens=length // 4, max_new_tokens=length - length // 4, **settings,
         )  # fmt: skip
         assume = dataclasses.replace(
-            costs.Assumptions(), bucket_elements=bucket, live_elements=1.05 * bucket, fragmentation=0
+            Assumptions(), bucket_elements=bucket, live_elements=1.05 * bucket, fragmentation=0
         )
-        setup = planning.make_setup(job, planning.this_gpu() or "h100-80", assume)
+        setup = make_setup(job, this_gpu() or "h100-80", assume)
         rollout = random_rollout(16, length, config.vocab_size)
         for kind, shape in reversed(setup.learners):
             base = torch.cuda.memory_allocated() if torch.cuda.is_available() else bytes_alive()
@@ -360,7 +373,7 @@ def learner_rows(folder: Path, config: Any, tokens: int, bucket: float, **settin
                 learner.step(rollout, sum_loss("logprobs" if kind == "actor" else "values"), 1e-4)
             words = ", ".join(f"{k} {v}" for k, v in settings.items())
             name = f"{kind}, {world.size} rank(s), {words}"
-            planned = costs.resident(setup, kind, shape)
+            planned = resident(setup, kind, shape)
             for part, x in parts.items():
                 # On the CPU an offloaded optimizer lies where the others do.
                 expected = 12 * shape.parameters / world.size if part == "optimizer" else planned.get((kind, part), x)
@@ -394,20 +407,20 @@ def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def compare(
-    setup: costs.Setup, kind: str, shape: Shape, name: str, rest: float, forward: float, backward: float, step: float
+    setup: Setup, kind: str, shape: Shape, name: str, rest: float, forward: float, backward: float, step: float
 ) -> Iterator[Row]:
     """The plan's numbers for one learner beside the measured ones."""
-    at_rest = costs.resident(setup, kind, shape)
+    at_rest = resident(setup, kind, shape)
     if setup.job.settings.offload_optimizer and not torch.cuda.is_available():
         # On the CPU, CPU memory is the device's memory too.
         share = shape.parameters / setup.job.settings.ranks
-        at_rest = costs.add(at_rest, {(kind, "optimizer"): costs.OFFLOADED * share})
+        at_rest = add(at_rest, {(kind, "optimizer"): OFFLOADED * share})
     total = sum(at_rest.values())
     yield row("deepspeed", f"at rest: {name}", total, rest, "bytes")
     for what, extra, measured in (
-        ("forward", costs.forward_memory, forward),
-        ("backward", costs.backward_memory, backward),
-        ("step", costs.step_memory, step),
+        ("forward", forward_memory, forward),
+        ("backward", backward_memory, backward),
+        ("step", step_memory, step),
     ):
         planned = total + sum(extra(setup, kind, shape).values())
         yield row("deepspeed", f"{what}: {name}", planned, measured, "bytes")
@@ -426,9 +439,9 @@ def check_learner() -> Iterator[Row]:
                 folder, token_budget=tokens, attention="eager", dtype="float32", zero_stage=2, logits_chunk=256,
                 activation_checkpointing=checkpointing, max_prompt_tokens=16, max_new_tokens=48,
             )  # fmt: skip
-            setup = planning.make_setup(job)
+            setup = make_setup(job)
             rollout = random_rollout(16, 64, SMALL.vocab_size)  # two full micro-batches
-            work = costs.Load(16, 16, 16 * 64, 16 * 48, 16 * 64**2)
+            work = Load(16, 16, 16 * 64, 16 * 48, 16 * 64**2)
             for kind, shape in setup.learners:
                 learner = DeepSpeedLearner(folder, kind, job.config, job.settings, world)
                 with FlopCounterMode(display=False) as forward:
@@ -436,7 +449,7 @@ def check_learner() -> Iterator[Row]:
                 with FlopCounterMode(display=False) as update:
                     learner.step(rollout, sum_loss("logprobs" if kind == "actor" else "values"), 1e-4)
                 for name, counter, backward in (("forward", forward, False), ("update", update, True)):
-                    planned = costs.pass_flops(setup, shape, work, backward)
+                    planned = pass_flops(setup, shape, work, backward)
                     words = f"{name}: {kind}, {'' if checkpointing else 'no '}checkpointing"
                     yield row("learner", words, planned, counter.get_total_flops(), "FLOPs")
                 learner.engine.destroy()
@@ -462,13 +475,13 @@ def check_vllm(most: int | None = None) -> Iterator[Row]:
                 load_tokenizer(BASES / "chain").save_pretrained(path)
             world.sum(torch.zeros(1))
             job = job_for(str(path), dtype=dtype, tensor_parallel=world.size, ranks=world.size)
-            setup = planning.make_setup(job)
+            setup = make_setup(job)
             sampler = VllmSampler(path, job.config, job.settings, world, [0])
             [cache] = sampler.llm.collective_rpc(cache_bytes)
             cached = sampler.llm.llm_engine.vllm_config.cache_config
             slots = cached.num_gpu_blocks * cached.block_size
             words = f"{world.size} rank(s) an engine, {kv_heads} key-value heads, {dtype}"
-            yield row("vllm", f"KV cache: {words}", costs.kv_token_bytes(setup), cache / slots, "bytes a token")
+            yield row("vllm", f"KV cache: {words}", kv_token_bytes(setup), cache / slots, "bytes a token")
             world.sum(torch.zeros(1))
 
 
@@ -609,7 +622,7 @@ def config_path(name: str) -> Path:
 
 def plan_part() -> str:
     """The 32B plan."""
-    return planning.markdown(planning.plan(read_job(config_path("qwen2.5-32b-64gpu"))))
+    return markdown(plan(read_job(config_path("qwen2.5-32b-64gpu"))))
 
 
 def assumptions_part() -> str:
@@ -617,25 +630,25 @@ def assumptions_part() -> str:
     import ast
     import inspect
 
-    body = ast.parse(inspect.getsource(costs)).body
-    fields = next(node for node in body if isinstance(node, ast.ClassDef) and node.name == "Assumptions").body
+    [found] = ast.parse(inspect.getsource(Assumptions)).body
+    assert isinstance(found, ast.ClassDef)
     lines = ["| flag | default | meaning |", "|---|--:|---|"]
-    for field, text in itertools.pairwise(fields):
+    for field, text in itertools.pairwise(found.body):
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
             name = field.target.id
             meaning = " ".join(str(text.value.value).split())
-            lines.append(f"| `--{name.replace('_', '-')}` | {getattr(costs.Assumptions(), name):g} | {meaning} |")
+            lines.append(f"| `--{name.replace('_', '-')}` | {getattr(Assumptions(), name):g} | {meaning} |")
     return "\n".join(lines)
 
 
-def summary_row(name: str, plan: planning.Plan) -> str:
+def summary_row(name: str, plan: Plan) -> str:
     """Fits, worst moment, a step, the run."""
     total = sum(plan.run.values())
     hours = total / 3600 * plan.setup.job.settings.ranks
-    peak = f"{planning.gib(plan.peak.total)} of {planning.gib(plan.setup.gpu.memory)} ({plan.peak.name})"
+    peak = f"{gib(plan.peak.total)} of {gib(plan.setup.gpu.memory)} ({plan.peak.name})"
     fits = "yes" if plan.fits else "no"
-    step = planning.duration(sum(plan.step.values()))
-    return f"| {name} | {fits} | {peak} | {step} | {planning.duration(total)} | {hours:,.0f} |"
+    step = duration(sum(plan.step.values()))
+    return f"| {name} | {fits} | {peak} | {step} | {duration(total)} | {hours:,.0f} |"
 
 
 HEADER = "| {} | fits | worst moment, GiB | one step | whole run | GPU-hours |\n|---|---|---|--:|--:|--:|\n"
@@ -658,7 +671,7 @@ def what_if_part() -> str:
     rows = []
     for name, overrides, gpu, assume in variants:
         job = read_job(config_path("qwen2.5-32b-64gpu"), overrides)
-        rows.append(summary_row(name, planning.plan(job, gpu, costs.Assumptions(**assume))))
+        rows.append(summary_row(name, plan(job, gpu, Assumptions(**assume))))
     return HEADER.format("change") + "\n".join(rows)
 
 
@@ -672,10 +685,7 @@ def configs_part() -> str:
         (f"`qwen2.5-0.5b-1gpu --gpu rtx4090-24 {' '.join(small[:2])}`", "qwen2.5-0.5b-1gpu", small[:2], "rtx4090-24"),
         (f"`qwen2.5-0.5b-1gpu --gpu rtx4080-16 {' '.join(small)}`", "qwen2.5-0.5b-1gpu", small, "rtx4080-16"),
     ]
-    rows = [
-        summary_row(name, planning.plan(read_job(config_path(config), words), gpu))
-        for name, config, words, gpu in variants
-    ]
+    rows = [summary_row(name, plan(read_job(config_path(config), words), gpu)) for name, config, words, gpu in variants]
     return HEADER.format("run") + "\n".join(rows)
 
 

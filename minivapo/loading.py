@@ -144,15 +144,30 @@ def explain_loading(model: str | Path, what: str) -> Iterator[None]:
         huggingface_hub.constants.HF_HUB_OFFLINE = was_offline
 
 
-def stop_ids(model: nn.Module, tokenizer: Any) -> list[int]:
+def stop_ids(model: nn.Module | str | Path, tokenizer: Any) -> list[int]:
     """Every token id that ends a response: the tokenizer's EOS, those of the model's generation config, and
     the one that closes a turn of the tokenizer's chat template (a base model's EOS is often another).
+
+    Args:
+        model: a loaded model, or the transformers folder or hub name of one whose weights are not loaded yet.
+        tokenizer: the policy's.
     """
     # Choice: all of them end a response under either template: a base model writes its EOS, a tuned one ends its turn.
-    extra = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    generation = (
+        generation_config(model) if isinstance(model, str | Path) else getattr(model, "generation_config", None)
+    )
+    extra = getattr(generation, "eos_token_id", None)
     extra = [] if extra is None else [extra] if isinstance(extra, int) else list(extra)
     turn = turn_end_id(tokenizer)
     return sorted({tokenizer.eos_token_id, *extra, *([] if turn is None else [turn])})
+
+
+def generation_config(model: str | Path) -> transformers.GenerationConfig:
+    """What a loaded model would have as its generation config; made from config.json where the model has none."""
+    try:
+        return transformers.GenerationConfig.from_pretrained(model)
+    except OSError:
+        return transformers.GenerationConfig.from_model_config(transformers.AutoConfig.from_pretrained(model))
 
 
 def turn_end_id(tokenizer: Any) -> int | None:
@@ -168,19 +183,35 @@ def turn_end_id(tokenizer: Any) -> int | None:
     return ids[0] if ids and ids[0] in tokenizer.all_special_ids else None
 
 
-def check_fit(model: Any, name: str | Path, tokenizer: Any, config: Config) -> None:
-    """Refuses a model that has fewer embeddings than the tokenizer has tokens, or too short a context.
+def load_shape(model: str | Path, part: Literal["actor", "critic"] = "actor") -> Any:
+    """The transformers config of a folder, run folder or hub name, without its weights.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    model = locate(model, part)
+    with explain_loading(model, "model"):
+        return transformers.AutoConfig.from_pretrained(model)
+
+
+def check_fit(shape: Any, name: str | Path, tokenizer: Any, config: Config) -> None:
+    """Refuses, before its weights load, a model with fewer embeddings than the tokenizer has tokens or a short context.
+
+    Args:
+        shape: the model's transformers config.
+        name: what the user calls it.
+        tokenizer: the policy's.
+        config: max_prompt_tokens and max_new_tokens are read.
 
     Raises:
         UserError: it does not fit.
     """
-    rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
+    if len(tokenizer) > shape.vocab_size:
         raise UserError(
-            f"the policy's tokenizer has {len(tokenizer)} tokens but {name} only {rows} embeddings: they do not "
-            "belong together."
+            f"the policy's tokenizer has {len(tokenizer)} tokens but {name} only {shape.vocab_size} embeddings: "
+            "they do not belong together."
         )
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = getattr(shape, "max_position_embeddings", None)
     need = config.max_prompt_tokens + config.max_new_tokens
     if context and need > context:
         raise UserError(

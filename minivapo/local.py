@@ -32,7 +32,15 @@ from minivapo.interfaces import (
     World,
     derive_seed,
 )
-from minivapo.loading import check_fit, check_same_vocabulary, load_actor, load_critic, load_tokenizer, stop_ids
+from minivapo.loading import (
+    check_fit,
+    check_same_vocabulary,
+    load_actor,
+    load_critic,
+    load_shape,
+    load_tokenizer,
+    stop_ids,
+)
 from minivapo.responses import pad_id
 from minivapo.vapo import Config, gae
 
@@ -416,18 +424,16 @@ class LocalEngine:
         self.progress = Progress()
         self.rollout: Rollout | None = None
         self.tokenizer = load_tokenizer(model)
-        actor = load_actor(model)
-        check_fit(actor, model, self.tokenizer, config)
-        self.actor = LocalLearner(actor, "actor", config, device, autocast, save_memory)
+        check_fit(load_shape(model), model, self.tokenizer, config)
+        self.actor = LocalLearner(load_actor(model), "actor", config, device, autocast, save_memory)
         self.critic = None
         if config.advantage == "gae":
             saved = config.critic_init not in ("policy", "reward-model")
             start = critic or (config.critic_init if saved else model)
             if start != model:
                 check_same_vocabulary(self.tokenizer, start)
-            network = load_critic(start, config.seed)
-            check_fit(network, start, self.tokenizer, config)
-            self.critic = LocalLearner(network, "critic", config, device, autocast, save_memory)
+            check_fit(load_shape(start, "critic"), start, self.tokenizer, config)
+            self.critic = LocalLearner(load_critic(start, config.seed), "critic", config, device, autocast, save_memory)
         self.reference = LocalLearner(load_actor(model), "actor", config, device, autocast) if config.kl_coef else None
         self.sampler = LocalSampler(self.tokenizer, config.max_new_tokens, stop, sample_batch)
 

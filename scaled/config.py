@@ -19,7 +19,7 @@ class Settings:
     """How a cluster carries out what `minivapo.vapo.Config` decides; none of it changes the mathematics."""
 
     ranks: int = 1
-    """Ranks (GPUs) the file was written for: `scaled.planning.plan` plans for so many; a job may run on others."""
+    """Ranks (GPUs) the file was written for: `scaled.plan` plans for so many; a job may run on others."""
     ranks_per_node: int = 8
     """Ranks on one machine, for the plan."""
 

@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import transformers
-
-from minivapo.interfaces import Gae, Metrics, Progress, Rollout, UserError, World
-from minivapo.loading import check_same_vocabulary, load_tokenizer, locate, turn_end_id
+from minivapo.interfaces import Metrics, Progress, Rollout, UserError, World
+from minivapo.loading import check_fit, check_same_vocabulary, load_shape, load_tokenizer, locate, stop_ids
 from minivapo.vapo import Config
 from scaled.config import Settings, check_heads
 from scaled.gae import gae
@@ -46,8 +44,8 @@ class ScaledEngine:
         critic: str | Path | None = None,
     ) -> None:
         self.world: World = world
+        self.gae = gae
         self.progress = Progress()
-        self.gae: Gae = gae
         self.rollout: Rollout | None = None
         model = locate(model, "actor")
         self.tokenizer = load_tokenizer(model)
@@ -55,12 +53,10 @@ class ScaledEngine:
         start = locate(critic or (config.critic_init if saved else model), "critic")
         if config.advantage == "gae":
             check_same_vocabulary(self.tokenizer, start)
-        check_model(model, config, len(self.tokenizer))
-        for source in (model, start):
-            shape = transformers.AutoConfig.from_pretrained(source)
-            heads = shape.num_attention_heads
-            kv_heads = getattr(shape, "num_key_value_heads", None) or heads
-            check_heads(settings.sequence_parallel, heads, kv_heads, str(source))
+        for source in dict.fromkeys((model, start)):
+            shape = load_shape(source)
+            check_fit(shape, source, self.tokenizer, config)
+            check_attention(source, shape, settings, samples=source == model)
         # vLLM first, while the memory is free: it measures what it may take, and then sleeps.
         self.sampler = VllmSampler(model, config, settings, world, stop_ids(model, self.tokenizer), stop)
         self.actor = DeepSpeedLearner(model, "actor", config, settings, world)
@@ -72,8 +68,8 @@ class ScaledEngine:
             self.reference = DeepSpeedLearner(model, "actor", config, settings, world, frozen=True)
 
     def balance(self, rollout: Rollout, mini_batch: int) -> Rollout:
-        """The rollout as it is: the learners deal rows themselves."""
-        return rollout
+        """Moves rows between the ranks, once, so that every mini-batch is equal work for all; see `scaled.balance`."""
+        return self.actor.balance(rollout, mini_batch)
 
     def metrics(self) -> Metrics:
         """What this engine adds to the metrics of a step."""
@@ -98,34 +94,20 @@ class ScaledEngine:
         self.progress = Progress(**json.loads((folder / "progress.json").read_text()))
 
 
-def check_model(model: str | Path, config: Config, tokens: int) -> None:
-    """Refuses, before any weights load, a model that cannot take the prompts and responses.
+def check_attention(model: str | Path, shape: Any, settings: Settings, samples: bool) -> None:
+    """Refuses, before any weights load, a model whose attention heads do not suit this machine or these settings.
+
+    Args:
+        model: its name.
+        shape: its transformers config.
+        settings: sequence_parallel is read.
+        samples: whether vLLM is to run it.
 
     Raises:
-        UserError: the tokenizer does not fit, or the responses are too long.
+        UserError: says which number does not fit.
     """
-    shape = transformers.AutoConfig.from_pretrained(model)
-    if tokens > shape.vocab_size:
-        raise UserError(
-            f"the tokenizer of {model} has {tokens} tokens but the model only {shape.vocab_size} embeddings: "
-            "they do not belong together."
-        )
-    width = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
-    if not ON_GPU and width not in CPU_HEADS:
+    heads = shape.num_attention_heads
+    check_heads(settings.sequence_parallel, heads, getattr(shape, "num_key_value_heads", None) or heads, str(model))
+    width = getattr(shape, "head_dim", None) or shape.hidden_size // heads
+    if samples and not ON_GPU and width not in CPU_HEADS:
         raise UserError(f"{model} has heads of width {width}; vLLM on the CPU takes {', '.join(map(str, CPU_HEADS))}.")
-    length, most = config.max_prompt_tokens + config.max_new_tokens, getattr(shape, "max_position_embeddings", None)
-    if most is not None and length > most:
-        raise UserError(
-            f"max_prompt_tokens + max_new_tokens is {length}, but {model} takes {most} positions: lower one of them."
-        )
-
-
-def stop_ids(model: str | Path, tokenizer: Any) -> list[int]:
-    """Every token id that ends a response, as `minivapo.loading.stop_ids`, but from the files alone."""
-    turn = turn_end_id(tokenizer)
-    try:
-        extra = transformers.GenerationConfig.from_pretrained(model).eos_token_id
-    except OSError:  # the model has no generation_config.json
-        extra = transformers.AutoConfig.from_pretrained(model).eos_token_id
-    extra = [] if extra is None else [extra] if isinstance(extra, int) else list(extra)
-    return sorted({tokenizer.eos_token_id, *extra, *([] if turn is None else [turn])})

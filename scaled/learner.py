@@ -1,15 +1,13 @@
 """A network under DeepSpeed ZeRO-2 or ZeRO-3, behind `minivapo.interfaces.Learner`.
 
-The loop hands each rank its rows of a mini-batch. Here the rows of all ranks are dealt anew so that every
-rank has the same work, cut into micro-batches by tokens, and packed without padding. The loss of a
-micro-batch is divided by counts over the whole mini-batch already, so the gradient is the plain *sum* over
-micro-batches and ranks: the same for any number of either.
+The rows that a rank holds are cut into micro-batches by tokens and packed without padding. The loss of a micro-batch
+is divided by counts over the whole mini-batch already, so the gradient is the plain *sum* over micro-batches and ranks:
+the same for any number of either, and however the rows are spread over the ranks.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,34 +15,24 @@ from typing import Any, Literal
 
 import deepspeed
 import torch
-import torch.distributed as dist
 import transformers
-from deepspeed.utils import (
-    safe_get_full_fp32_param,
-    safe_get_full_optimizer_state,
-    safe_get_local_fp32_param,
-    safe_get_local_optimizer_state,
-)
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.integrations import HfDeepSpeedConfig
 
 from minivapo.interfaces import LossFn, Metrics, NonFiniteError, Outputs, Rollout, UserError, join
 from minivapo.loading import load_actor, load_critic
 from minivapo.vapo import Config
+from scaled.balance import balance, cut, make_rows, tensors
+from scaled.checkpoint import forget_moments, load_learner, save_learner, whole_weights
 from scaled.config import Settings
 from scaled.faults import tick
 from scaled.layers.head import CriticModule, PolicyModule
-from scaled.layers.packing import Packed, balance, cut, imbalance, make_rows, pack, slice_of, tensors, to_device, unpack
+from scaled.layers.packing import Packed, pack, slice_of, unpack
 from scaled.layers.ulysses import JoinSlices, group_of, install
 from scaled.world import ON_GPU, DistributedWorld, local_device
 
-GATHER = 2**28
-"""Elements gathered from ZeRO-3 shards at once (0.5 GiB in bf16), or one tensor where that is larger."""
-SHARD = 2**32
-"""Bytes of optimizer state that one rank writes before another rank helps."""
-MOMENTS = ("exp_avg", "exp_avg_sq")
+OUTPUTS = {"actor": ("logprobs", "entropy"), "critic": ("values", "scores")}
+"""What `forward` gives, by the kind of learner."""
 
 
 class DeepSpeedLearner:
@@ -107,18 +95,18 @@ class DeepSpeedLearner:
     # Forward and step
     # -----------------------------------------------------------------------------------------------------
 
-    def outputs(self, rows: Rollout, entropy: bool) -> Outputs:
-        """Packed forward pass over one micro-batch; outputs are padded [rows, time], on the device."""
-        width = rows.tokens.shape[1]
-        result = self.run(pack(rows.tokens, rows.totals, self.device), entropy)
+    def outputs(self, tokens: Tensor, totals: Tensor, entropy: bool) -> Outputs:
+        """Packed forward pass over one micro-batch of padded rows; outputs are padded too, on the device."""
+        width = tokens.shape[1]
+        result = self.run(pack(tokens, totals, self.device), entropy)
         if self.kind == "critic":
             return {
-                "values": unpack(result[0], rows.totals, width, shift=True),
-                "scores": unpack(result[0], rows.totals, width, shift=False),
+                "values": unpack(result[0], totals, width, shift=True),
+                "scores": unpack(result[0], totals, width, shift=False),
             }
-        out = {"logprobs": unpack(result[0], rows.totals, width, shift=True)}
+        out = {"logprobs": unpack(result[0], totals, width, shift=True)}
         if entropy:
-            out["entropy"] = unpack(result[1], rows.totals, width, shift=True)
+            out["entropy"] = unpack(result[1], totals, width, shift=True)
         return out
 
     def run(self, packed: Packed, entropy: bool) -> tuple[Tensor, ...]:
@@ -142,34 +130,44 @@ class DeepSpeedLearner:
 
     @torch.no_grad()
     def forward(self, rollout: Rollout) -> Outputs:
-        """See `minivapo.interfaces.Learner.forward`; rows travel to the rank that works on them, outputs back."""
+        """See `minivapo.interfaces.Learner.forward`. Collective: ranks that have done their rows keep step."""
         self.engine.eval()
-        mine, origin, _ = self.deal(rollout)
-        micro = self.cut(mine)
-        found: Outputs = {}
+        parts, mine = self.shared({"tokens": rollout.tokens, "totals": rollout.totals})
+        width = max(part["tokens"].shape[1] for part in parts)
+        tokens = torch.cat([nn.functional.pad(x["tokens"], (0, width - x["tokens"].shape[1])) for x in parts])
+        totals = torch.cat([part["totals"] for part in parts])
+        micro = self.cut(totals)
+        found = {name: torch.zeros(tokens.shape) for name in OUTPUTS[self.kind]}
         for i in range(self.passes(micro)):
             if i >= len(micro):
                 self.idle()
                 continue
-            for name, x in self.outputs(mine.rows(micro[i]), entropy=True).items():
-                whole = found.setdefault(name, torch.zeros(mine.tokens.shape, dtype=x.dtype))
-                whole[torch.tensor(micro[i]), : x.shape[1]] = x.cpu()
-        return self.give_back(found, origin, rollout)
+            index = torch.tensor(micro[i])
+            part = tokens[index, : int(totals[index].max())]
+            for name, x in self.outputs(part, totals[index], entropy=True).items():
+                found[name][index, : x.shape[1]] = x.float().cpu()
+        return {name: x[mine, : rollout.tokens.shape[1]] for name, x in found.items()}
 
     def step(self, rollout: Rollout, loss_fn: LossFn, lr: float) -> tuple[Metrics, Metrics]:
-        """See `minivapo.interfaces.Learner.step`; the maxima also hold the `imbalance` of work over the ranks."""
+        """See `minivapo.interfaces.Learner.step`; the maxima also hold the `imbalance` of work over the ranks.
+
+        Collective. A rank may hold no row of the mini-batch.
+        """
         self.engine.train()
-        mine, _, unequal = self.deal(rollout)
-        micro = self.cut(mine)
+        rows = join([make_rows(part) for part in self.shared(tensors(rollout))[0]], pad=0)
+        micro = self.cut(rows.totals)
+        unequal = self.imbalance(rows.totals)
         passes = self.passes(micro)
         sums: dict[str, Tensor] = {}
         maxima: dict[str, Tensor] = {}
         total = 0.0
         for i in range(passes):
             self.engine.set_gradient_accumulation_boundary(i == passes - 1)
-            if i < len(micro):
-                rows = mine.rows(micro[i])
-                loss, part_sums, part_maxima = loss_fn(self.outputs(rows, False), to_device(rows, self.device))
+            if i < len(micro) or i == 0:
+                # Without rows of its own a rank computes the loss of one that weighs nothing: the same names of sums.
+                part = rows.rows(micro[i]) if micro else weightless(rows)
+                outputs = self.outputs(part.tokens, part.totals, False)
+                loss, part_sums, part_maxima = loss_fn(outputs, to_device(part, self.device))
                 for name, x in part_sums.items():
                     sums[name] = sums.get(name, torch.zeros_like(x)) + x
                 for name, x in part_maxima.items():
@@ -204,63 +202,48 @@ class DeepSpeedLearner:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
 
-    def cut(self, rows: Rollout) -> list[list[int]]:
-        """Rows into micro-batches of `token_budget` tokens for each rank that works on them."""
-        return cut(rows.totals.tolist(), self.settings.token_budget * self.settings.sequence_parallel)
-
-    def passes(self, micro: Sequence[Any]) -> int:
-        """Micro-batches of the rank that has most: every pass is collective, so all ranks make as many."""
-        return int(self.world.max(torch.tensor(float(len(micro)))))
-
     # -----------------------------------------------------------------------------------------------------
     # Work for every rank
     # -----------------------------------------------------------------------------------------------------
+
+    def cut(self, totals: Tensor) -> list[list[int]]:
+        """Rows into micro-batches of `token_budget` tokens for each rank that works on them."""
+        return cut(totals.tolist(), self.settings.token_budget * self.settings.sequence_parallel)
+
+    def passes(self, micro: Sequence[Any]) -> int:
+        """Passes that all ranks make: the micro-batches of the rank that has most, for every pass is collective."""
+        return max(1, int(self.world.max(torch.tensor(float(len(micro))))))
 
     def cost(self, total: int) -> float:
         """Work of a row in tokens; attention makes it grow a little faster than its length."""
         return total * (1 + self.cost_slope * total)
 
-    def deal(self, rollout: Rollout) -> tuple[Rollout, list[Tensor], float]:
-        """Deals the rows of all ranks anew, evenly by cost; ranks that share rows get the same ones.
+    def imbalance(self, totals: Tensor) -> float:
+        """The most loaded rank over the mean, for these rows here and the others elsewhere."""
+        work = torch.tensor(sum(self.cost(n) for n in totals.tolist()), dtype=torch.float64)
+        return float(self.world.max(work) * self.world.size / self.world.sum(work))
 
-        Returns:
-            This rank's new rows; for each rank, which of its rows came here, in this order; the imbalance left.
+    def balance(self, rollout: Rollout, mini_batch: int) -> Rollout:
+        """The rows that this rank holds from now on, see `scaled.balance.balance`.
+
+        The costs of the actor stand for the critic's too: they rise with the length in nearly the same way.
         """
-        world, sharing = self.world, self.settings.sequence_parallel
-        totals = world.gather(rollout.totals)
-        costs = [self.cost(int(n)) for part in totals for n in part]
-        owner = torch.tensor(balance(costs, world.size // sharing))
-        unequal = imbalance(costs, owner.tolist(), world.size // sharing)
-        if world.size == 1:
-            return rollout, [torch.arange(len(rollout))], unequal
-        owners = owner.split([len(part) for part in totals])
-        outgoing = []
-        for rank in range(world.size):
-            index = (owners[world.rank] == rank // sharing).nonzero()[:, 0]
-            outgoing.append(tensors(rollout.rows(index)) if len(index) else {})
-        incoming = [make_rows(part) for part in world.exchange(outgoing) if part]
-        origin = [(part == world.rank // sharing).nonzero()[:, 0] for part in owners]
-        return join(incoming, 0), origin, unequal
+        return balance(rollout, mini_batch, self.world, self.cost, self.settings.sequence_parallel)
 
-    def give_back(self, found: Outputs, origin: list[Tensor], rollout: Rollout) -> Outputs:
-        """Outputs of the dealt rows, back on the ranks that the rows came from, in their order."""
-        counts = [len(index) for index in origin]
-        parts = [
-            {name: x[start : start + n] for name, x in found.items()} | {"index": index}
-            for start, n, index in zip(torch.tensor([0, *counts]).cumsum(0).tolist(), counts, origin, strict=False)
-        ]
-        if self.place:  # the first of the ranks that share rows speaks for all
-            parts = [{} for _ in parts]
-        result: Outputs = {}
-        for part in self.world.exchange(parts):
-            if not part:
-                continue
-            index = part.pop("index")
-            for name, x in part.items():
-                whole = result.setdefault(name, torch.zeros(rollout.tokens.shape, dtype=x.dtype))
-                width = min(x.shape[1], whole.shape[1])  # beyond a rank's own width all is padding
-                whole[index, :width] = x[:, :width]
-        return result
+    def shared(self, parts: dict[str, Tensor]) -> tuple[list[dict[str, Tensor]], slice]:
+        """What the ranks that share rows hold together, and which rows of it are this rank's own.
+
+        Without sequence parallelism nothing travels. With it, each of these ranks works on the rows of all of them.
+        """
+        ranks = self.settings.sequence_parallel
+        if ranks == 1:
+            return [parts], slice(None)
+        first = self.world.rank - self.place
+        there = range(first, first + ranks)
+        found = self.world.exchange([parts if rank in there else {} for rank in range(self.world.size)])
+        shares = [found[rank] for rank in there]
+        before = sum(len(share["totals"]) for share in shares[: self.place])
+        return shares, slice(before, before + len(parts["totals"]))
 
     # -----------------------------------------------------------------------------------------------------
     # Weights
@@ -268,12 +251,7 @@ class DeepSpeedLearner:
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Name and whole tensor of every parameter, gathered piecewise; all ranks must exhaust it together."""
-        for bucket in buckets(list(self.model.named_parameters()), GATHER):
-            tick(f"gathering {self.kind} weights")
-            with gathered([p for _, p in bucket]):
-                pieces = [(name, p.detach().clone()) for name, p in bucket]
-            while pieces:
-                yield pieces.pop(0)
+        return whole_weights(self.model, self.kind)
 
     def save(self, folder: Path) -> None:
         """Writes a transformers folder (safetensors) and the optimizer beside the weights, as the local engine does.
@@ -281,60 +259,11 @@ class DeepSpeedLearner:
         With float32 weights the files are those of `minivapo.local.LocalLearner.save`; with bfloat16 there
         is also `master.safetensors`. Large states are written by several ranks, to a file system they share.
         """
-        state = {name: x.cpu() for name, x in self.weights() if self.world.rank == 0}
-        if self.world.rank == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            with quiet():
-                self.model.save_pretrained(folder, state_dict=state)
-            (folder / "learner.json").write_text(json.dumps({"version": self.version}))
-        del state
-        self.world.sum(torch.zeros(1))  # the folder exists before other ranks write into it
-        named = list(self.model.named_parameters())
-        sizes = [p.ds_numel if hasattr(p, "ds_numel") else p.numel() for _, p in named]
-        writers = min(self.world.size, math.ceil(sum(sizes) * 12 / SHARD))
-        owner = balance([float(n) for n in sizes], writers)
-        moments: dict[str, Tensor] = {}
-        master: dict[str, Tensor] = {}
-        for (name, p), rank in zip(named, owner, strict=True):
-            tick(f"saving {self.kind}")
-            parts = {key: full(safe_get_full_optimizer_state(p, key)) for key in MOMENTS}
-            copy = full(safe_get_full_fp32_param(p)) if self.dtype != torch.float32 else None
-            if rank != self.world.rank:
-                continue
-            if self.version:
-                moments[f"{name}|step"] = torch.tensor(float(self.version))
-                moments |= {f"{name}|{key}": x.view(shape(p)) for key, x in parts.items()}
-            if copy is not None:
-                master[name] = copy.view(shape(p))
-        if self.world.rank < writers:
-            suffix = "" if writers == 1 else f"-{self.world.rank:05d}"
-            save_file(moments, folder / f"optimizer{suffix}.safetensors")
-            if master:
-                save_file(master, folder / f"master{suffix}.safetensors")
+        save_learner(self.model, self.kind, self.version, self.dtype != torch.float32, folder, self.world)
 
     def load(self, folder: Path) -> None:
         """Takes back what `save` wrote, on any number of ranks, with any ZeRO stage; also from the local engine."""
-        weights = TensorFiles(sorted(folder.glob("model*.safetensors")), self.world)
-        master = TensorFiles(sorted(folder.glob("master*.safetensors")), self.world)
-        moments = TensorFiles(sorted(folder.glob("optimizer*.safetensors")), self.world)
-        steps = 0
-        for name, p in self.model.named_parameters():
-            tick(f"loading {self.kind}")
-            value = weights.read(name, shape(p))
-            with gathered([p], write=True):
-                p.data.copy_(value)
-            fp32 = master.read(name, shape(p)) if master.has(name) else value.float()
-            set_shard(p, fp32, None)
-            for key in MOMENTS:
-                known = moments.has(f"{name}|{key}")
-                set_shard(p, moments.read(f"{name}|{key}", shape(p)) if known else None, key)
-            if moments.has(f"{name}|step"):
-                steps = int(moments.read(f"{name}|step", torch.Size([])))
-        self.set_steps(steps)
-        version = torch.zeros(1, dtype=torch.long)
-        if self.world.rank == 0:
-            version[0] = json.loads((folder / "learner.json").read_text())["version"]
-        self.version = int(self.world.sum(version))
+        self.version = load_learner(self.model, self.kind, self.engine.optimizer, folder, self.world)
 
     def reset_optimizer(self) -> None:
         """Makes Adam's state exist, with nothing learnt: DeepSpeed makes it in a first step, of rate 0."""
@@ -343,16 +272,18 @@ class DeepSpeedLearner:
         self.engine.backward(self.idle())
         self.set_lr(0.0)
         self.engine.step()
-        for p in self.model.parameters():
-            for key in MOMENTS:
-                set_shard(p, None, key)
-        self.set_steps(0)
+        forget_moments(self.model, self.engine.optimizer)
 
-    def set_steps(self, steps: int) -> None:
-        """Sets Adam's step count, on which its bias correction depends."""
-        for state in self.engine.optimizer.optimizer.state.values():
-            if "step" in state:
-                state["step"] = torch.full_like(state["step"], float(steps))
+
+def weightless(rows: Rollout) -> Rollout:
+    """A row of two tokens that no loss counts, with all that these rows, of which there are none, have filled in."""
+    blank = {name: x.new_zeros(1, *[2] * (x.ndim - 1)) for name, x in tensors(rows).items()}
+    return make_rows(blank | {"lengths": torch.tensor([1]), "totals": torch.tensor([2])})
+
+
+def to_device(rows: Rollout, device: torch.device) -> Rollout:
+    """The rows with all tensors on the device."""
+    return make_rows({name: x.to(device) for name, x in tensors(rows).items()})
 
 
 def load_model(source: str | Path, kind: str, config: Config, settings: Settings) -> Any:
@@ -427,91 +358,6 @@ def deepspeed_config(config: Config, settings: Settings) -> dict[str, Any]:
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 2**31,
     }
-
-
-def shape(p: Any) -> torch.Size:
-    """The whole shape of a parameter, sharded or not."""
-    return p.ds_shape if hasattr(p, "ds_shape") else p.shape
-
-
-def full(x: Tensor | None) -> Tensor:
-    """A gathered state on the CPU."""
-    assert x is not None
-    return x.detach().float().cpu().contiguous()
-
-
-def set_shard(p: Any, value: Tensor | None, key: str | None) -> None:
-    """Puts this rank's part of a whole fp32 tensor into its master weight (key None) or Adam moment; None is 0."""
-    if hasattr(p, "ds_id"):
-        # DeepSpeed's own setter for whole tensors fails where the size is no multiple of the ranks.
-        part = safe_get_local_fp32_param(p) if key is None else safe_get_local_optimizer_state(p, key)
-        assert part is not None
-        mine = torch.zeros(part.numel(), device=part.device)
-        if value is not None:
-            piece = value.flatten()[part.numel() * dist.get_rank() :][: part.numel()]
-            mine[: len(piece)] = piece.to(part.device)
-        if key is None:
-            deepspeed.utils.safe_set_local_fp32_param(p, mine)
-        else:
-            deepspeed.utils.safe_set_local_optimizer_state(p, mine, key)
-        return
-    value = torch.zeros(shape(p)) if value is None else value
-    if key is None:
-        deepspeed.utils.safe_set_full_fp32_param(p, value)
-    else:
-        deepspeed.utils.safe_set_full_optimizer_state(p, value, key)
-
-
-def buckets(named: Sequence[tuple[str, Any]], limit: int) -> Iterator[list[tuple[str, Any]]]:
-    """Consecutive parameters of at most `limit` elements together; a larger one alone."""
-    bucket: list[tuple[str, Any]] = []
-    size = 0
-    for name, p in named:
-        n = math.prod(shape(p))
-        if bucket and size + n > limit:
-            yield bucket
-            bucket, size = [], 0
-        bucket.append((name, p))
-        size += n
-    if bucket:
-        yield bucket
-
-
-def gathered(parameters: list[Any], write: bool = False) -> contextlib.AbstractContextManager[Any]:
-    """Makes ZeRO-3 parameters whole for a while; with `write`, what rank 0 puts there is kept on all ranks."""
-    if not hasattr(parameters[0], "ds_id"):
-        return torch.no_grad()
-    return deepspeed.zero.GatheredParameters(parameters, modifier_rank=0 if write else None)
-
-
-class TensorFiles:
-    """Tensors of some safetensors files by name; rank 0 reads, the others get copies, one tensor at a time."""
-
-    def __init__(self, paths: Sequence[Path], world: DistributedWorld) -> None:
-        self.world = world
-        self.where: dict[str, Any] = {}
-        if world.rank == 0:
-            for path in paths:
-                file = safe_open(path, framework="pt")
-                self.where |= dict.fromkeys(file.keys(), file)
-        names: list[Any] = [list(self.where)]
-        dist.broadcast_object_list(names, src=0)
-        self.names = set(names[0])
-
-    def has(self, name: str) -> bool:
-        """Whether there is such a tensor."""
-        return name in self.names
-
-    def read(self, name: str, size: torch.Size) -> Tensor:
-        """A tensor in fp32, on the CPU of every rank (bf16 weights are exact in fp32)."""
-        if name not in self.names:
-            raise UserError(
-                f"the checkpoint has no tensor '{name}': it is of another model; resume the run it is from."
-            )
-        x = self.where[name].get_tensor(name).float() if self.world.rank == 0 else torch.empty(size)
-        if self.world.size > 1:
-            dist.broadcast(x, src=0)
-        return x
 
 
 @contextlib.contextmanager

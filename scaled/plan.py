@@ -1,6 +1,7 @@
-"""`python -m scaled.plan CONFIG`: the planner, which lives in `scaled.planning`."""
+"""`python -m scaled.plan CONFIG`: the door to the planner, which lives in `scaled.planning`."""
 
-from scaled.planning.plan import main, plan
+from scaled.planning.advice import plan
+from scaled.planning.command import main
 
 __all__ = ["main", "plan"]
 

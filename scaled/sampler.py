@@ -11,12 +11,13 @@ from __future__ import annotations
 import heapq
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from minivapo.interfaces import Learner, Metrics, Sample, UserError, derive_seed
 from minivapo.vapo import Config
@@ -62,13 +63,17 @@ class VllmSampler:
         self.rest()
 
     def sync(self, actor: Learner) -> None:
-        """Pushes the actor's weights, gathered piecewise, and forgets prefixes cached under the old ones."""
+        """Pushes the actor's weights, gathered piecewise."""
+        self.push(actor.weights(), actor.version)
+
+    def push(self, weights: Iterator[tuple[str, Tensor]], version: int) -> None:
+        """Takes these weights, by their names in a checkpoint, and forgets prefixes cached under the old ones."""
         self.wake("weights")
-        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": actor.weights()})
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         if not ON_GPU:
             self.llm.apply_model(repack_head)
         self.llm.reset_prefix_cache()
-        self.version = actor.version
+        self.version = version
 
     def generate(
         self,

@@ -172,8 +172,8 @@ def check_hardware(job: Job, ranks: int, plan: str) -> None:
         raise UserError("dtype is bfloat16, which this GPU does not compute: set dtype=float32.")
     if plan == "skip":
         return
-    from scaled.planning.plan import plan as make_plan
-    from scaled.planning.plan import this_gpu
+    from scaled.planning.advice import plan as make_plan
+    from scaled.planning.hardware import this_gpu
 
     gpu = this_gpu()
     assert gpu is not None

@@ -7,13 +7,15 @@ import io
 import os
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from minivapo.interfaces import UserError, World
+
+T = TypeVar("T")
 
 ON_GPU = torch.cuda.is_available()
 """The one gate between GPU and CPU: devices, backends, fused kernels and sleep mode depend on it alone."""
@@ -81,7 +83,7 @@ class DistributedWorld(World):
         dist.all_reduce(x, operation)
         return x
 
-    def agree(self, make: Callable[[], Any]) -> Any:
+    def agree(self, make: Callable[[], T]) -> T:
         """What `make` returns on rank 0, on every rank; a UserError there is raised on every rank."""
         box: list[Any] = [None, None]
         if self.rank == 0:

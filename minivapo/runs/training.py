@@ -67,22 +67,33 @@ def sample_records(engine: Engine, task: Task, step: int, config: Config, count:
     rollout = engine.rollout
     assert rollout is not None
     order = sorted(range(len(rollout)), key=lambda i: (bool(rollout.correct[i]), int(rollout.lengths[i])))
-    picked = sorted({order[round(k * (len(order) - 1) / max(count - 1, 1))] for k in range(count)})
+    picked = sorted({order[round(k * (len(order) - 1) / max(count - 1, 1))] for k in range(count) if order})
     rows = rollout.rows(picked)
+    # Rows may have come here from another rank; the number of a prompt in the stream is enough to have it again.
+    problems = [task.train_problems(number, 1, config.seed)[0] for number in rows.group.tolist()]
     # Only rank 0 writes samples, and a forward pass over several ranks needs them all.
     after = engine.actor.forward(rows)["logprobs"] if engine.world.size == 1 else None
-    return [response_record(rows, i, after, engine.tokenizer, task, step, config) for i in range(len(picked))]
+    return [
+        response_record(rows, i, problem, after, engine.tokenizer, task, step, config)
+        for i, problem in enumerate(problems)
+    ]
 
 
 def response_record(
-    rollout: Rollout, row: int, after: torch.Tensor | None, tokenizer: Any, task: Task, step: int, config: Config
+    rollout: Rollout,
+    row: int,
+    problem: Problem,
+    after: torch.Tensor | None,
+    tokenizer: Any,
+    task: Task,
+    step: int,
+    config: Config,
 ) -> dict[str, Any]:
     """One response as a line of samples.jsonl; every list has one entry for each response token.
 
     `after` holds the actor's log-probs [batch, time] after the step, where they are known.
     """
     columns = slice(int(rollout.totals[row] - rollout.lengths[row]), int(rollout.totals[row]))
-    problem: Problem = rollout.problems[row]
     ids = rollout.tokens[row, columns].tolist()
     words = [tokenizer.decode([i]) for i in ids]
 

@@ -1,55 +1,13 @@
-"""Rows to ranks, rows to micro-batches, and rows without padding: pure functions over lengths and tokens."""
+"""Rows without padding: laid end to end for a network, and what it says of them back in padded rows."""
 
 from __future__ import annotations
 
-import dataclasses
-import heapq
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-
-from minivapo.interfaces import Rollout
-
-
-def balance(costs: Sequence[float], ranks: int) -> list[int]:
-    """A rank for each row, by longest processing time first: the costliest row goes to the least loaded rank.
-
-    Every rank gets a row as long as there are as many rows as ranks and costs are positive.
-    """
-    loads = [(0.0, rank) for rank in range(ranks)]
-    owner = [0] * len(costs)
-    for row in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
-        load, rank = heapq.heappop(loads)
-        owner[row] = rank
-        heapq.heappush(loads, (load + costs[row], rank))
-    return owner
-
-
-def imbalance(costs: Sequence[float], owner: Sequence[int], ranks: int) -> float:
-    """Cost of the most loaded rank over the mean: 1 is perfect, and 1 − 1/x of the time is lost waiting."""
-    loads = [0.0] * ranks
-    for cost, rank in zip(costs, owner, strict=True):
-        loads[rank] += cost
-    return max(loads) * ranks / max(sum(loads), 1e-30)
-
-
-def cut(totals: Sequence[int], budget: int) -> list[list[int]]:
-    """Rows into micro-batches of at most `budget` tokens, first-fit decreasing; a longer row stands alone."""
-    bins: list[list[int]] = []
-    room: list[int] = []
-    for row in sorted(range(len(totals)), key=lambda i: (-totals[i], i)):
-        place = next((b for b, free in enumerate(room) if free >= totals[row]), None)
-        if place is None:
-            bins.append([row])
-            room.append(max(budget - totals[row], 0))
-        else:
-            bins[place].append(row)
-            room[place] -= totals[row]
-    return bins
 
 
 @dataclass(frozen=True)
@@ -119,19 +77,3 @@ def unpack(x: Float[Tensor, " total"], totals: Int[Tensor, " batch"], width: int
     source = columns[None] - int(shift)
     read = (source >= 0) & (columns[None] < totals[:, None])
     return torch.where(read, x[(starts[:, None] + source).clamp(0, len(x) - 1)], 0)
-
-
-def tensors(rows: Rollout) -> dict[str, Tensor]:
-    """The tensors of a rollout by name."""
-    parts = {f.name: getattr(rows, f.name) for f in dataclasses.fields(rows)}
-    return {k: x for k, x in parts.items() if isinstance(x, Tensor)}
-
-
-def make_rows(parts: dict[str, Any]) -> Rollout:
-    """The rollout of which `tensors` gave the tensors."""
-    return Rollout(**parts)
-
-
-def to_device(rows: Rollout, device: torch.device) -> Rollout:
-    """The rows with all tensors on the device."""
-    return make_rows({k: x.to(device) for k, x in tensors(rows).items()})

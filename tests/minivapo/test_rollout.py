@@ -164,11 +164,22 @@ def test_no_prompt_is_lost_or_doubled_over_ranks(size, tries):
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_a_mini_batch_holds_the_same_prompts_for_any_number_of_ranks(size):
-    results = on_ranks(size, lambda world: collect(CONFIG, NumberTask(), fake_engine(world), "train").group.tolist())
-    share = CONFIG.mini_batch // size
-    for step in range(2):
-        groups = [g for r in results for g in r[step * share : (step + 1) * share]]
-        assert sorted(groups) == sorted([g for g in range(step * 6, step * 6 + 6) for _ in range(2)])
+    """And rows of all prompts are mixed, so that no mini-batch is the group of one."""
+
+    def batches(rollouts):
+        rows = sorted((n, g) for r in rollouts for n, g in zip(r.number.tolist(), r.group.tolist(), strict=True))
+        assert [n for n, _ in rows] == list(range(CONFIG.batch_size))
+        return [[g for _, g in rows[i : i + CONFIG.mini_batch]] for i in range(0, len(rows), CONFIG.mini_batch)]
+
+    def work(world):
+        engine = fake_engine(world)
+        return [collect(CONFIG, NumberTask(), engine, "train") for _ in range(2)]
+
+    first, second = zip(*on_ranks(size, work), strict=True)
+    [alone] = on_ranks(1, work)
+    assert batches(first) == batches(alone[:1]) and batches(second) == batches(alone[1:])
+    assert batches(first)[0] != [g % 12 for g in batches(second)[0]], "every rollout has a shuffle of its own"
+    assert all(len(set(batch)) > 6 for batch in batches(first)), "12 rows in order would be 6 prompts of 2 responses"
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])

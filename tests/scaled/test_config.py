@@ -98,7 +98,7 @@ def test_bf16_where_the_gpu_lacks_it_and_a_plan_that_does_not_fit_are_refused(mo
     import torch
 
     from scaled import train
-    from scaled.planning import plan
+    from scaled.planning import hardware
 
     job = read_job(ROOT / "scaled/configs/qwen2.5-32b-64gpu.yaml")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -106,7 +106,7 @@ def test_bf16_where_the_gpu_lacks_it_and_a_plan_that_does_not_fit_are_refused(mo
     with pytest.raises(UserError, match="dtype is bfloat16"):
         train.check_hardware(job, 64, "check")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
-    monkeypatch.setattr(plan, "this_gpu", lambda: plan.GPUS["h100-80"])
+    monkeypatch.setattr(hardware, "this_gpu", lambda: hardware.GPUS["h100-80"])
     with pytest.raises(UserError, match="will not fit"):
         train.check_hardware(job, 8, "check")
     train.check_hardware(job, 8, "skip")

@@ -55,11 +55,29 @@ def pick(findings: dict, prefix: str, stage: int) -> dict:
 @pytest.mark.parametrize("case", ACTOR + CRITIC)
 def test_updates_equal_the_local_engines(found, ranks, stage, case):
     case = pick(found(ranks), case, stage)
-    assert case["weights"] < 1e-6
+    assert case["weights"] < 5e-6  # four steps of up to 2e-5, whose signs rounding decides where gradients are near 0
     assert case["update"] < 1e-3  # of its length; Adam magnifies the rounding of gradients near 0
     assert case["metrics"] < 1e-5
     assert case["version"][0] == case["version"][1]
     assert 1 <= case["imbalance"] < 1.5
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+def test_rows_travel_when_they_are_balanced_and_never_again(found, ranks):
+    """Not for a forward pass, nor for a step: only `balance` and nothing else exchanges rows."""
+    travels = found(ranks)["travels"]
+    assert travels["balances"] > 0
+    assert travels["exchanges"] == (travels["balances"] if ranks > 1 else 0)
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+def test_a_rank_without_rows_of_a_mini_batch_takes_part(found, ranks):
+    """All rows on the last rank: the update is that of the local engine."""
+    for kind in ("actor", "critic"):
+        case = found(ranks)[f"one-rank-{kind}"]
+        assert case["weights"] < 2e-6
+        assert case["metrics"] < 1e-5
+        assert case["imbalance"] == pytest.approx(ranks)
 
 
 @pytest.mark.parametrize("ranks", RANKS)
@@ -76,7 +94,7 @@ def test_a_step_that_is_not_finite_is_refused_on_all_ranks(found, ranks, stage, 
     case = found(ranks)[f"refusal-{kind}-zero{stage}"]
     assert case["loss"] == case["gradient"] == case["unchanged"] == 1
     assert case["version"][0] == case["version"][1]
-    assert case["weights_after"] < 1e-6
+    assert case["weights_after"] < 2e-6
 
 
 @pytest.mark.parametrize("ranks", RANKS)
@@ -86,7 +104,7 @@ def test_checkpoints_resume_identically_and_open_in_the_local_engine(found, rank
     case = found(ranks)[f"checkpoint-{kind}-zero{stage}"]
     assert case["at_load"] == 0
     assert case["identical"] == 1
-    assert case["after"] < 1e-6
+    assert case["after"] < 2e-6
 
 
 @pytest.mark.parametrize("ranks", RANKS)
@@ -103,4 +121,4 @@ def test_checkpoint_of_two_ranks_resumes_on_three(found, models):
     findings = results(3, "update_worker.py", out, models, found.folder / "checkpoint-2", "load")
     for case in findings.values():
         assert case["at_load"] == 0
-        assert case["after"] < 1e-6
+        assert case["after"] < 2e-6

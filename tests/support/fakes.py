@@ -20,18 +20,27 @@ class ThreadWorld(World):
     def __init__(self, rank, size, shared):
         self.rank, self.size, self.shared = rank, size, shared
 
-    def _gather(self, x):
+    def _swap(self, x):
         self.shared.slots[self.rank] = x
         self.shared.barrier.wait(timeout=60)
-        everything = torch.stack(list(self.shared.slots))
+        everything = list(self.shared.slots)
         self.shared.barrier.wait(timeout=60)
         return everything
+
+    def _gather(self, x):
+        return torch.stack(self._swap(x))
 
     def sum(self, x):
         return self._gather(x).sum(0)
 
     def max(self, x):
         return self._gather(x).amax(0)
+
+    def gather(self, x):
+        return self._swap(x)
+
+    def exchange(self, parts):
+        return [sent[self.rank] for sent in self._swap(parts)]
 
 
 def on_ranks(size, function):

@@ -104,6 +104,7 @@ def record_rollout(config: Config, seed: int, world: World | None = None) -> Rol
     rollout.entropy = torch.zeros_like(noise)
     rollout.values = torch.where(rollout.mask, 0.3 * noise, 0)
     rollout.advantages, rollout.returns, rollout.lam = estimate_advantages(config, rollout)
+    rollout.number = torch.randperm(len(rollout), generator=generator)
     return rollout
 
 

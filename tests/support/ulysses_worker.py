@@ -54,6 +54,7 @@ def compare(kind: str, stage: int, budget: int, checkpointing: bool) -> dict[str
         rollout = record_rollout(config, k)
         one = update(config, rollout, types.SimpleNamespace(world=World(), **{kind: local}), kind, LOSSES[kind], 1)
         rows = share(rollout, config, world.rank, world.size)
+        rows = rows if k < STEPS - 1 else learner.balance(rows, config.mini_batch)
         two = update(config, rows, types.SimpleNamespace(world=world, **{kind: learner}), kind, LOSSES[kind], 1)
     return {
         "outputs": float(world.max(torch.tensor(outputs))),

@@ -27,6 +27,16 @@ RATES = {"actor_lr": 1e-5, "critic_lr": 2e-5, "weight_decay": 0.01}
 torch.set_num_threads(1)
 world = start(5)
 found: dict[str, dict] = {}
+travels = {"exchanges": 0, "balances": 0}
+exchange = world.exchange
+
+
+def counted(parts):
+    travels["exchanges"] += 1
+    return exchange(parts)
+
+
+world.exchange = counted
 
 
 def distance(learner, local) -> float:
@@ -62,7 +72,12 @@ def k_steps(learner, local, kind, loss, config):
         there = types.SimpleNamespace(world=world, **{kind: learner})
         rollout = record_rollout(config, k)
         expected = update(config, rollout, here, kind, LOSSES[loss], 1)
-        got = update(config, share(rollout, config, world.rank, world.size), there, kind, LOSSES[loss], 1)
+        # Rows as they happen to lie, many or none of a mini-batch on a rank; then balanced as in a run.
+        rows = share(rollout, config, world.rank, world.size)
+        if k == STEPS - 1:
+            rows = learner.balance(rows, config.mini_batch)
+            travels["balances"] += 1
+        got = update(config, rows, there, kind, LOSSES[loss], 1)
     return expected, got
 
 
@@ -147,6 +162,28 @@ def refusal(learner, local, kind, config, stage) -> None:
     }  # fmt: skip
 
 
+def one_rank() -> None:
+    """All rows are on the last rank; the others have none."""
+    for kind in ("actor", "critic"):
+        source = MODELS / ("llama-untied" if kind == "actor" else "critic")
+        config = toy_config("vapo", **RATES)
+        settings = Settings(zero_stage=3, dtype="float32", token_budget=60, activation_checkpointing=False)
+        learner, local = DeepSpeedLearner(source, kind, config, settings, world), local_learner(source, kind, config)
+        rollout = record_rollout(config, 4)
+        here = types.SimpleNamespace(world=World(), **{kind: local})
+        there = types.SimpleNamespace(world=world, **{kind: learner})
+        rows = rollout.rows(range(len(rollout)) if world.rank == world.size - 1 else [])
+        outputs = learner.forward(rows)
+        assert all(len(x) == len(rows) for x in outputs.values())
+        expected = update(config, rollout, here, kind, LOSSES[kind], 1)
+        got = update(config, rows, there, kind, LOSSES[kind], 1)
+        found[f"one-rank-{kind}"] = {
+            "weights": distance(learner, local),
+            "metrics": relative(expected, got),
+            "imbalance": got[f"{kind}/imbalance"],
+        }
+
+
 def checkpoints(load: bool) -> None:
     """Saves after some steps, or loads what another number of ranks saved, and takes one more step."""
     for kind in ("actor", "critic"):
@@ -212,7 +249,9 @@ if sys.argv[4:] == ["load"]:
     checkpoints(load=True)
 else:
     updates()
+    one_rank()
     checkpoints(load=False)
     low_precision()
+    found["travels"] = travels
 if world.rank == 0:
     OUT.write_text(json.dumps(found, indent=1))

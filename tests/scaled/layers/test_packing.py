@@ -1,37 +1,10 @@
-"""Dealing, cutting, packing and chunked log-probs: pure functions."""
+"""Packing and chunked log-probs: pure functions."""
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from minivapo.interfaces import Rollout
 from scaled.layers.head import token_logprobs
-from scaled.layers.packing import balance, cut, imbalance, pack, unpack
-
-
-@settings(deadline=None, max_examples=50)
-@given(st.lists(st.integers(1, 10**5), min_size=1, max_size=60), st.integers(1, 9))
-def test_balance_gives_every_rank_work_within_the_greedy_bound(lengths, ranks):
-    owner = balance([float(n) for n in lengths], ranks)
-    loads = [sum(n for n, r in zip(lengths, owner, strict=True) if r == rank) for rank in range(ranks)]
-    assert sum(loads) == sum(lengths)
-    if len(lengths) >= ranks:
-        assert min(loads) > 0
-    # Longest first is within 4/3 of the best, which is at least the mean and at least the longest (Graham 1969).
-    best = max(sum(lengths) / ranks, max(lengths), *(sorted(lengths, reverse=True)[ranks - 1 : ranks + 1] or [0]))
-    pair = sorted(lengths, reverse=True)[ranks - 1 : ranks + 1]
-    best = max(best, sum(pair) if len(pair) == 2 else 0)
-    assert max(loads) <= 4 / 3 * best + 1e-6
-    assert imbalance(lengths, owner, ranks) == pytest.approx(max(loads) * ranks / sum(loads))
-
-
-@settings(deadline=None, max_examples=50)
-@given(st.lists(st.integers(1, 300), min_size=1, max_size=60), st.integers(1, 200))
-def test_cut_keeps_every_row_once_and_the_budget(totals, budget):
-    parts = cut(totals, budget)
-    assert sorted(i for part in parts for i in part) == list(range(len(totals)))
-    assert all(sum(totals[i] for i in part) <= budget or len(part) == 1 for part in parts)
+from scaled.layers.packing import pack, unpack
 
 
 def test_pack_and_unpack_by_hand():
@@ -97,13 +70,3 @@ def test_packed_rows_do_not_see_each_other(models, attention, name):
         torch.testing.assert_close(beside, alone, atol=2e-6, rtol=1e-5)
         for a, b in zip(gradients, others, strict=True):
             torch.testing.assert_close(b, a, atol=1e-4, rtol=1e-4)
-
-
-def test_every_tensor_of_a_rollout_travels():
-    from toy import record_rollout, toy_config
-
-    from scaled.layers.packing import make_rows, tensors
-
-    rollout = record_rollout(toy_config("vapo"), 0)
-    again = make_rows(tensors(rollout))
-    assert isinstance(again, Rollout) and tensors(again).keys() == tensors(rollout).keys()

@@ -16,10 +16,13 @@ pytest.importorskip("yaml", reason="scaled is not installed")
 
 from minivapo.interfaces import UserError
 from scaled.config import make_job, read_job
-from scaled.planning import costs
-from scaled.planning.costs import GIB, GPUS, Assumptions
-from scaled.planning.plan import ERRORS, changes, main, make_setup, plan
+from scaled.planning.advice import ERRORS, changes, plan
+from scaled.planning.command import main
+from scaled.planning.hardware import GIB, GPUS
+from scaled.planning.memory import OFFLOADED, host_memory, kv_token_bytes, phases, resident, sampler_weights
+from scaled.planning.setup import Assumptions, make_setup
 from scaled.planning.shapes import count, forward_flops, layer_activation_bytes, model_config, shape_of
+from scaled.planning.time import load, response_lengths, sampling
 
 CONFIGS = sorted((Path(__file__).parents[3] / "scaled" / "configs").glob("*.yaml"))
 SIZES = {  # billions, from the model cards' "number of parameters", and the exact sums of their tensors
@@ -130,12 +133,12 @@ def test_flops_of_the_weights_are_six_n_tokens():
 def test_zero_formulas(stage, dtype, offload):
     setup = make_setup(job(zero_stage=stage, dtype=dtype, offload_optimizer=offload))
     n, width = setup.actor.parameters, 2 if dtype == "bfloat16" else 4
-    memory = costs.resident(setup, "actor", setup.actor)
+    memory = resident(setup, "actor", setup.actor)
     assert memory["actor", "weights"] == width * n / (8 if stage == 3 else 1)
     assert memory.get(("actor", "optimizer"), 0) == (0 if offload else 12 * n / 8)
     assert memory.get(("actor", "gradients"), 0) == (4 * n / 8 if stage == 3 and not offload else 0)
-    asleep = 8 * costs.sampler_weights(setup)
-    assert costs.host_memory(setup) - asleep == (costs.OFFLOADED * (n + setup.critic.parameters) if offload else 0)
+    asleep = 8 * sampler_weights(setup)
+    assert host_memory(setup) - asleep == (OFFLOADED * (n + setup.critic.parameters) if offload else 0)
 
 
 def test_parts_add_up():
@@ -183,10 +186,10 @@ def test_memory_is_monotone(stage, power, budget, checkpoint, offload, dtype):
         "zero_stage": stage, "ranks": 2**power, "token_budget": budget, "activation_checkpointing": checkpoint,
         "offload_optimizer": offload, "dtype": dtype,
     }  # fmt: skip
-    here = {phase.name: phase.total for phase in costs.phases(make_setup(job(**fields)))}
+    here = {phase.name: phase.total for phase in phases(make_setup(job(**fields)))}
 
     def worse(**changed):
-        there = {phase.name: phase.total for phase in costs.phases(make_setup(job(**fields | changed)))}
+        there = {phase.name: phase.total for phase in phases(make_setup(job(**fields | changed)))}
         return all(there[name] >= here[name] - 1 for name in here)
 
     assert worse(token_budget=budget + 1000)
@@ -204,7 +207,7 @@ def test_memory_is_monotone(stage, power, budget, checkpoint, offload, dtype):
 @pytest.mark.parametrize("count", [1, 2, 7, 64, 8192])
 @pytest.mark.parametrize("share", [0.05, 0.25, 0.6, 1.0])
 def test_assumed_lengths_have_the_mean_and_the_limit(share, count):
-    lengths = costs.response_lengths(20480, share, count)
+    lengths = response_lengths(20480, share, count)
     assert len(lengths) == count and max(lengths) <= 20480 and min(lengths) >= 1
     if count >= 64:
         assert sum(lengths) / count == pytest.approx(share * 20480, rel=0.03)
@@ -213,11 +216,11 @@ def test_assumed_lengths_have_the_mean_and_the_limit(share, count):
 def test_decoding_is_bounded_by_its_parts():
     """The simulation lies between the slowest response alone and everything one after the other."""
     setup = make_setup(job())
-    work = costs.load(setup, 2048, 16)
-    found = costs.sampling(setup, work)
+    work = load(setup, 2048, 16)
+    found = sampling(setup, work)
     gpu, a = setup.gpu, setup.assume
-    step = costs.sampler_weights(setup) / (gpu.bandwidth * a.sampler_bandwidth) + a.decode_overhead
-    longest = max(costs.response_lengths(2048, 0.25, 256))
+    step = sampler_weights(setup) / (gpu.bandwidth * a.sampler_bandwidth) + a.decode_overhead
+    longest = max(response_lengths(2048, 0.25, 256))
     assert found.seconds >= longest * step
     assert found.seconds <= work.response_tokens / 8 * step * 2
     assert 0 <= found.idle < 1 and 1 <= found.slots <= 256
@@ -267,7 +270,7 @@ def test_cache_too_small_for_one_response_is_a_reason():
 def test_kv_heads_limit_tensor_parallelism():
     """Two key-value heads on four GPUs: each keeps one whole head."""
     two, four = (make_setup(job(tensor_parallel=tp)) for tp in (2, 4))
-    assert costs.kv_token_bytes(four) == costs.kv_token_bytes(two) == 2 * 2 * 28 * 128
+    assert kv_token_bytes(four) == kv_token_bytes(two) == 2 * 2 * 28 * 128
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -334,12 +337,12 @@ def test_no_file_is_a_message(capsys):
 
 
 def test_assumptions_about_the_learner_are_its_own():
-    """Buffer sizes are DeepSpeed's defaults as long as the learner sets none, and GATHER is the learner's."""
+    """Buffer sizes are DeepSpeed's defaults as long as the learner sets none, and GATHER is the checkpoint's."""
     pytest.importorskip("deepspeed")
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
     from minivapo.vapo import Config
-    from scaled import learner
+    from scaled import checkpoint, learner
 
     settings_ = job().settings
     zero = learner.deepspeed_config(Config(), settings_)["zero_optimization"]
@@ -348,7 +351,7 @@ def test_assumptions_about_the_learner_are_its_own():
     assert a.bucket_elements == full.reduce_bucket_size
     assert a.live_elements == full.max_live_parameters + full.prefetch_bucket_size
     assert a.sub_group_elements == full.sub_group_size
-    assert a.push_elements == learner.GATHER
+    assert a.push_elements == checkpoint.GATHER
 
 
 def test_the_error_that_the_plan_states_is_the_measured_one():

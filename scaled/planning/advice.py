@@ -1,44 +1,22 @@
-"""What a run needs before it is paid for: memory for each GPU by part and phase, and time.
+"""The plan of a run: memory, time, whether it fits, and what to change if it does not.
 
-    python -m scaled.plan scaled/configs/qwen2.5-32b-64gpu.yaml
-    python -m scaled.plan scaled/configs/qwen2.5-7b-8gpu.yaml --gpu a100-80 --token-budget 8192
-
-The formulas are in `scaled.planning.costs`; `benchmarks/plan_check.py` holds them against measurement. The plan is an
-upper estimate for memory (every response may be as long as the limit allows) and a middle one for time.
+It is an upper estimate for memory (every response may be as long as the limit allows) and a middle one for time.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from minivapo.interfaces import UserError
-from minivapo.loading import locate
-from scaled.config import Job, check_heads, check_ranks, read_job, shares_heads
-from scaled.planning.costs import (
-    GIB,
-    GPUS,
-    Assumptions,
-    Gpu,
-    Phase,
-    Sampling,
-    Setup,
-    host_memory,
-    kv_pool,
-    kv_token_bytes,
-    load,
-    phases,
-    sampler_weights,
-    sampling,
-    times,
-    whole_run,
-)
+from scaled.config import Job, check_heads, check_ranks, shares_heads
+from scaled.planning.hardware import GPUS, Gpu, gib
+from scaled.planning.memory import Phase, host_memory, kv_pool, kv_token_bytes, phases, sampler_weights
+from scaled.planning.setup import Assumptions, Setup, make_setup
 from scaled.planning.shapes import KNOWN, shape_of
+from scaled.planning.time import Sampling, load, sampling, times, whole_run
 
 ERRORS = {
     "memory at rest": (-1, 1),
@@ -104,36 +82,6 @@ class Plan:
             "suggestions": list(self.suggestions),
             "error_percent": ERRORS,
         }
-
-
-def make_setup(job: Job, gpu: str | Gpu = "h100-80", assume: Assumptions | None = None) -> Setup:
-    """Resolves names into numbers; counts both networks on the meta device.
-
-    Raises:
-        UserError: unknown GPU or model.
-    """
-    if assume is None and not isinstance(gpu, str):  # this machine: what it has is known
-        from transformers.utils import is_flash_attn_2_available
-
-        assume = Assumptions(flash_attention=bool(is_flash_attn_2_available()))
-    assume = assume or Assumptions()
-    if isinstance(gpu, str):
-        if gpu not in GPUS:
-            raise UserError(f"unknown GPU '{gpu}'; known are {', '.join(GPUS)}.")
-        gpu = GPUS[gpu]
-    model = model_folder(job.model, job.task)
-    critic = None
-    if job.config.advantage == "gae":
-        saved = job.config.critic_init not in ("policy", "reward-model")
-        critic = shape_of(str(locate(job.critic or (job.config.critic_init if saved else model), "critic")), "critic")
-    return Setup(job, shape_of(model, "actor"), critic, gpu, assume)
-
-
-def model_folder(model: str, task: str) -> str:
-    """The model's name or folder, that of a run folder's actor; without one, the task's embedded base."""
-    from minivapo.tasks import default_model
-
-    return str(locate(model, "actor")) if model else default_model(task)
 
 
 def plan(job: Job, gpu: str | Gpu = "h100-80", assume: Assumptions | None = None) -> Plan:
@@ -294,176 +242,3 @@ def shortfall(setup: Setup) -> float:
 def improves(changed: Setup, current: Setup) -> bool:
     """True if at least a tenth of what is missing is won, so that no useless change is recommended."""
     return shortfall(changed) < 0.9 * shortfall(current)
-
-
-def this_gpu() -> Gpu | None:
-    """The GPU of this process and its machine, with speeds of the nearest known kind; None without a GPU."""
-    import os
-
-    import torch
-
-    if not torch.cuda.is_available():
-        return None
-    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-    name = properties.name.lower().replace(" ", "")
-    nearest = min(
-        GPUS.values(),
-        key=lambda gpu: (gpu.name.partition("-")[0] not in name, abs(gpu.memory - properties.total_memory)),
-    )
-    host = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return dataclasses.replace(nearest, name=properties.name, memory=float(properties.total_memory), host_memory=host)
-
-
-# ---------------------------------------------------------------------------------------------------------
-# The command
-# ---------------------------------------------------------------------------------------------------------
-
-
-def gib(x: float) -> str:
-    """Bytes as GiB with one decimal; two below one."""
-    return f"{x / GIB:.2f}" if x < GIB else f"{x / GIB:.1f}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words: 41 s, 12 min, 3.4 h, 6.1 days."""
-    for unit, size, below in (("s", 1, 120), ("min", 60, 7200), ("h", 3600, 172800)):
-        if seconds < below:
-            return f"{seconds / size:.{0 if unit == 's' and seconds >= 10 else 1}f} {unit}"
-    return f"{seconds / 86400:.1f} days"
-
-
-def memory_rows(plan: Plan) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the memory table: parts down, phases across, GiB."""
-    keys = list(dict.fromkeys(key for phase in plan.phases for key in phase.parts))
-    order = ["actor", "critic", "reference", "vllm", "gpu"]
-    keys.sort(key=lambda key: order.index(key[0]))
-    rows = []
-    for owner, part in keys:
-        cells = [phase.parts.get((owner, part), 0.0) for phase in plan.phases]
-        rows.append([owner, part, *(gib(x) if x else "" for x in cells)])
-    rows.append(["", "total", *(gib(phase.total) for phase in plan.phases)])
-    return ["", "GiB on each GPU", *(phase.name for phase in plan.phases)], rows
-
-
-def time_rows(plan: Plan) -> list[list[str]]:
-    """Rows of the time table: phase, seconds, share of a step; then the run."""
-    total = sum(plan.step.values())
-    rows = [[name, duration(x), f"{x / total:.0%}"] for name, x in plan.step.items()]
-    rows.append(["one step", duration(total), "100%"])
-    run = sum(plan.run.values())
-    rows += [[f"run: {name}", duration(x), f"{x / run:.0%}"] for name, x in plan.run.items()]
-    hours = run / 3600 * plan.setup.job.settings.ranks
-    rows.append(["whole run", duration(run), f"{hours:,.0f} GPU-hours"])
-    return rows
-
-
-def headline(plan: Plan) -> str:
-    """The run in one paragraph."""
-    setup, s, c = plan.setup, plan.setup.job.settings, plan.setup.job.config
-    critic = f", critic {setup.critic.parameters / 1e9:.2f} B weights" if setup.critic else ", no critic"
-    shared = f", rows shared by {s.sequence_parallel} GPUs" if s.sequence_parallel > 1 else ""
-    return (
-        f"{setup.job.model or setup.actor.name} ({setup.job.preset}): actor {setup.actor.parameters / 1e9:.2f} B "
-        f"weights{critic}; "
-        f"{s.ranks} × {setup.gpu.name}, ZeRO-{s.zero_stage}, {s.dtype}"
-        f"{', optimizer in CPU memory' if s.offload_optimizer else ''}, "
-        f"{'activation checkpointing, ' if s.activation_checkpointing else ''}micro-batches of at most "
-        f"{setup.micro_tokens:,} tokens{shared}; vLLM on {s.tensor_parallel} GPU(s) each, {plan.sampling.slots} "
-        f"responses at once ({plan.sampling.idle:.0%} of their slots idle behind the longest); {c.batch_size:,} "
-        f"responses of at most {c.max_new_tokens:,} tokens "
-        f"(mean {setup.assume.response_share * c.max_new_tokens:,.0f} assumed) a step."
-    )
-
-
-def verdict(plan: Plan) -> list[str]:
-    """Fits or not, why, and what to change."""
-    peak = plan.peak
-    room = plan.setup.gpu.memory - peak.total
-    host = f"CPU memory: {gib(plan.host)} GiB a machine"
-    if plan.fits:
-        return [
-            f"fits: {gib(peak.total)} of {gib(plan.setup.gpu.memory)} GiB at the worst moment ({peak.name}), "
-            f"{gib(room)} GiB to spare. {host}."
-        ]
-    return ["does not fit.", *(f"- {r}" for r in plan.reasons), "change:", *(f"- {x}" for x in plan.suggestions)]
-
-
-def checked() -> str:
-    """One line: how far the plan was from measurement."""
-    found = ", ".join(f"{name} {low:+d} to {high:+d} %" for name, (low, high) in ERRORS.items())
-    return f"error against small real engines on CPUs (docs/plan-32b.md): {found}; seconds were never measured."
-
-
-def show(plan: Plan) -> None:
-    """Prints the plan with rich."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(headline(plan), highlight=False)
-    header, rows = memory_rows(plan)
-    table = Table(title=f"Memory, GiB on each GPU of {gib(plan.setup.gpu.memory)}")
-    for i, name in enumerate(header):
-        table.add_column(name, justify="right" if i > 1 else "left")
-    for i, row in enumerate(rows):
-        table.add_row(*row, end_section=i + 2 >= len(rows), style="bold" if i + 1 == len(rows) else "")
-    console.print(table)
-    table = Table("phase", "time", "share", title="Time")
-    for row in time_rows(plan):
-        table.add_row(*row)
-    console.print(table)
-    console.print("\n".join(verdict(plan)), highlight=False, style="green" if plan.fits else "red")
-    console.print(checked(), highlight=False)
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """Plan a scaled run. Keys of the config are overridden as in scaled.train: --token-budget 8192."""
-
-    gpu: str = "h100-80"
-    """Kind of GPU: a100-80, h100-80, h200-141, rtx4080-16 or rtx4090-24."""
-    format: Literal["table", "json", "markdown"] = "table"
-    """How to print."""
-    assume: Assumptions = dataclasses.field(default_factory=Assumptions)
-
-
-def markdown(plan: Plan) -> str:
-    """The plan as Markdown tables, for the documentation."""
-    header, rows = memory_rows(plan)
-    lines = [headline(plan), "", "| " + " | ".join(header) + " |", "|---" * 2 + "|--:" * (len(header) - 2) + "|"]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    lines += ["", "| phase | time | share |", "|---|--:|--:|"]
-    lines += ["| " + " | ".join(row) + " |" for row in time_rows(plan)]
-    return "\n".join([*lines, "", *verdict(plan), "", checked()])
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m scaled.plan CONFIG`: 0 if it fits, 1 if not, 2 if the question is wrong."""
-    import tyro
-
-    words = list(sys.argv[1:] if argv is None else argv)
-    path = words.pop(0) if words and not words[0].startswith("-") else None
-    args, rest = tyro.cli(
-        tyro.conf.configure(tyro.conf.OmitArgPrefixes)(Arguments),
-        args=words,
-        prog="python -m scaled.plan CONFIG",
-        return_unknown_args=True,
-    )
-    try:
-        if path is None:
-            raise UserError("name a config file: python -m scaled.plan scaled/configs/qwen2.5-7b-8gpu.yaml")
-        result = plan(read_job(path, rest), args.gpu, args.assume)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if args.format == "json":
-        print(json.dumps(result.to_dict(), indent=1))
-    elif args.format == "markdown":
-        print(markdown(result))
-    else:
-        show(result)
-    return 0 if result.fits else 1
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
