@@ -24,7 +24,7 @@ def found(request, models, tmp_path_factory):
 def test_updates_equal_those_without(found, case):
     case = found[case]
     assert case["moved"] > 2e-5  # the updates are no smaller than what they are compared to
-    assert case["weights"] < 1e-6
+    assert case["weights"] < 5e-6  # rounding decides the sign of a step where a gradient is near 0
     assert case["outputs"] < 1e-5
     assert case["metrics"] < 1e-5
 
