@@ -516,17 +516,18 @@ def vllm_sampler(model: str, config: Any, settings: Any) -> Any:
     import torch.distributed as dist
 
     from minivapo.loading import load_actor, load_tokenizer, stop_ids
+    from minivapo.local import LocalLearner
     from scaled.config import Settings
     from scaled.sampler import VllmSampler
     from scaled.world import DistributedWorld
 
-    network = load_actor(model, getattr(torch, settings.dtype))
+    actor = LocalLearner(load_actor(model, getattr(torch, settings.dtype)), "actor", config)
+    ends = stop_ids(actor.model, load_tokenizer(model))
     if not dist.is_initialized():
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     how = Settings(dtype=settings.dtype, sampler_sleep=False, sampler_memory=0.85)
-    ends = stop_ids(network, load_tokenizer(model))
     sampler = VllmSampler(model, config, how, DistributedWorld(), ends, settings.stop)
-    sampler.push(iter(network.state_dict().items()), version=0)
+    sampler.sync(actor)
     return sampler
 
 

@@ -239,24 +239,24 @@ class Learner(Protocol):
         """Outputs [batch, time] for this rank's rows, without gradient; `scores` is V *after* each token."""
         ...
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Name, as in a checkpoint, and whole tensor of every parameter; every rank must exhaust it."""
-        ...
-
-    def save(self, folder: Path) -> None:
-        """Writes a transformers folder, and the optimizer's state beside the weights."""
-        ...
-
-    def load(self, folder: Path) -> None:
-        """Takes back what `save` wrote."""
-        ...
-
     def step(self, rollout: Rollout, loss_fn: LossFn, lr: float) -> tuple[Metrics, Metrics]:
         """One optimizer step on this rank's rows of a mini-batch, if any; the gradient is summed over ranks.
 
         Returns the sums and maxima of loss_fn over this rank's micro-batches; the maxima also hold the
         global `grad_norm`. Raises NonFiniteError, leaving the weights alone, if the gradient is not finite.
         """
+        ...
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Name and whole tensor of every parameter; all ranks exhaust it together."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes weights and optimizer."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Takes back what `save` wrote."""
         ...
 
 

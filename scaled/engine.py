@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from minivapo.interfaces import Metrics, Progress, Rollout, UserError, World
+from minivapo.interfaces import Gae, Metrics, Progress, Rollout, UserError, World
 from minivapo.loading import check_fit, check_same_vocabulary, load_shape, load_tokenizer, locate, stop_ids
 from minivapo.vapo import Config
 from scaled.config import Settings, check_heads
@@ -44,8 +44,8 @@ class ScaledEngine:
         critic: str | Path | None = None,
     ) -> None:
         self.world: World = world
-        self.gae = gae
         self.progress = Progress()
+        self.gae: Gae = gae
         self.rollout: Rollout | None = None
         model = locate(model, "actor")
         self.tokenizer = load_tokenizer(model)

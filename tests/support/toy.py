@@ -103,8 +103,8 @@ def record_rollout(config: Config, seed: int, world: World | None = None) -> Rol
     rollout.ref_logprobs = torch.where(rollout.mask, -4 + 0.1 * noise, 0) if config.kl_coef else None
     rollout.entropy = torch.zeros_like(noise)
     rollout.values = torch.where(rollout.mask, 0.3 * noise, 0)
-    rollout.advantages, rollout.returns, rollout.lam = estimate_advantages(config, rollout)
     rollout.number = torch.randperm(len(rollout), generator=generator)
+    rollout.advantages, rollout.returns, rollout.lam = estimate_advantages(config, rollout)
     return rollout
 
 
