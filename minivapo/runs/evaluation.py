@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from minivapo.files import read_object, read_objects, write_atomically
 from minivapo.interfaces import Problem, UserError, derive_seed
 from minivapo.responses import Draw, Response, respond
 from minivapo.runs.folder import git_commit, versions
@@ -203,7 +204,7 @@ def evaluate_problems(
     """
     size = max(1, settings.sample_batch // settings.samples)
     with open_partial(path, settings) as file:
-        done = read_partial(file, settings, path)
+        done = read_partial(settings, path)
         done = done[: len(done) // size * size] if len(done) < len(problems) else done
         rewrite(file, settings, done)
         if done:
@@ -253,19 +254,15 @@ def open_partial(path: Path, settings: Settings) -> Iterator[Any]:
         yield file
 
 
-def read_partial(file: Any, settings: Settings, path: Path) -> list[dict[str, Any]]:
+def read_partial(settings: Settings, path: Path) -> list[dict[str, Any]]:
     """Records of the problems that an earlier evaluation of these settings finished.
 
     Raises:
-        UserError: the file holds results of other settings.
+        UserError: the file holds results of other settings, or something else.
     """
-    file.seek(0)
-    lines = []
-    for line in file:
-        try:
-            lines.append(json.loads(line))
-        except ValueError:  # stopped within a line
-            break
+    lines, cut = read_objects(path)
+    if cut and not lines:  # the settings are written at once: this is somebody else's text
+        raise UserError(f"{path} holds something else than an evaluation: choose another --out.")
     if lines and lines[0].get("settings") != settings.record():
         refuse_other(lines[0].get("settings"), settings, path)
     return lines[1:]
@@ -300,9 +297,9 @@ def finished(out: Path, settings: Settings) -> dict[str, Any] | None:
     if not out.exists():
         return None
     try:
-        result = json.loads(out.read_text())
+        result = read_object(out)
         found = result["settings"]
-    except (ValueError, KeyError, TypeError):
+    except (UserError, KeyError):
         raise UserError(f"{out} exists and is not a result of minivapo eval: choose another --out.") from None
     if found != settings.record():
         refuse_other(found, settings, out)
@@ -320,9 +317,7 @@ def write_result(out: Path, result: dict[str, Any], seconds: float) -> dict[str,
         "tokens": tokens,
         "seconds": round(seconds, 1),
     }
-    temporary = out.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result, indent=1))
-    temporary.rename(out)
+    write_atomically(out, json.dumps(result, indent=1))
     out.with_suffix(".jsonl").unlink(missing_ok=True)
     return result
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from minivapo.files import read_object, write_atomically
 from minivapo.interfaces import UserError, derive_seed
 from minivapo.responses import Draw, respond
 from minivapo.vapo import PRESETS, Config
@@ -176,9 +177,7 @@ def run_job(job: Job, folder: Path, task_name: str, bases: Sequence[str], overri
         begun = time.process_time()
         result |= evaluate_by_length(config, task, engine)
         result["evaluation_cpu_seconds"] = round(time.process_time() - begun, 1)
-    temporary = run / "result.tmp"
-    temporary.write_text(json.dumps(result))
-    temporary.rename(run / "result.json")
+    write_atomically(run / "result.json", json.dumps(result))
 
 
 def summarise(run: Path, job: Job, model: str) -> dict[str, Any]:
@@ -230,8 +229,8 @@ def claim(folder: Path, task: str, bases: Sequence[str], overrides: dict[str, An
     constants = {"task": task, "bases": list(bases), "overrides": overrides}
     path = folder / "table.json"
     if not path.exists():
-        path.write_text(json.dumps(constants))
-    begun = json.loads(path.read_text())
+        write_atomically(path, json.dumps(constants))
+    begun = read_object(path)
     changed = [name for name in constants if begun.get(name) != constants[name]]
     if changed:
         name = changed[0]
