@@ -120,8 +120,10 @@ def run_train(args: Any) -> int:
     from minivapo.runs.folder import new_run_folder, read_config, write_config
     from minivapo.runs.training import run_training
     from minivapo.show.live import Live
+    from minivapo.show.loggers import check_installed
     from minivapo.show.report import make_report
 
+    check_installed(args.tensorboard, args.wandb)  # before a folder is written
     config, task_name, model, critic = args.config, args.task, args.model, args.critic
     options = {"template": args.template} if args.template else {}
     engine_options: dict[str, Any] = {

@@ -21,6 +21,8 @@ class Line:
 
     number: int
     """1 for the first line read."""
+    start: int
+    """Where it begins, in bytes from the first line read."""
     text: bytes
     """As it stands there, its line break included."""
     row: dict[str, Any] | None
@@ -47,9 +49,11 @@ def json_lines(file: Iterable[bytes]) -> Iterator[Line]:
     Args:
         file: opened in binary mode, or any lines of bytes that keep their line breaks.
     """
+    start = 0
     for number, text in enumerate(file, 1):
         if text.strip():
-            yield Line(number, text, parse_object(text))
+            yield Line(number, start, text, parse_object(text))
+        start += len(text)
 
 
 def read_objects(path: Path) -> tuple[list[dict[str, Any]], bool]:
