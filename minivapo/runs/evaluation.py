@@ -21,15 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from minivapo.files import read_object, read_objects, write_atomically
 from minivapo.interfaces import Problem, UserError, derive_seed
 from minivapo.responses import Draw, Response, respond
 from minivapo.runs.folder import git_commit, versions
-
-RESAMPLES = 10_000
-"""Bootstrap resamples behind an interval."""
+from minivapo.runs.statistics import bootstrap_interval
 
 
 @dataclass(frozen=True)
@@ -123,24 +119,6 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
     if not (0 <= correct <= samples and 1 <= k <= samples):
         raise ValueError(f"pass_at_k: {correct} right of {samples}, k = {k}")
     return 1 - math.comb(samples - correct, k) / math.comb(samples, k)
-
-
-def bootstrap_interval(rates: Sequence[float], level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of the problems' pass rates, resampling problems.
-
-    It says how far the mean would move with other problems of the same kind; with 30 problems that is much
-    more than the noise of sampling.
-
-    Args:
-        rates: one pass rate for each problem.
-        level: coverage.
-        seed: of the resampling.
-    """
-    values, generator = np.asarray(rates, dtype=np.float64), np.random.default_rng(seed)
-    # One row after another: 10,000 × problems at once would be gigabytes for large sets.
-    means = [values[generator.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
 
 
 def summarise(settings: Settings, problems: Sequence[dict[str, Any]]) -> dict[str, Any]:
