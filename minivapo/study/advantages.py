@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
+from torch import Tensor
 
 from minivapo.interfaces import Engine, Rollout, Task, derive_seed, join
 from minivapo.responses import pad_id

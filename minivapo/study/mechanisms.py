@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from torch import Tensor
 
 from minivapo.interfaces import Problem, Rollout, derive_seed
 from minivapo.study.advantages import (  # noqa: F401
