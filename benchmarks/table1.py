@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 from minivapo import cli
-from minivapo.study import ablation as ablate
+from minivapo.study import table
+from minivapo.study.ablation import EXTRA
 
 CONSTANTS = {
     "steps": 16,
@@ -28,7 +29,7 @@ CONSTANTS = {
     "actor_lr": "7e-5",
     "critic_lr": "1.4e-4",
 }
-PAPER = list(ablate.PAPER)
+PAPER = list(table.PAPER)
 OTHER_RATE = [row + "+actor_lr=1e-4+critic_lr=2e-4" for row in PAPER]
 EQUAL_COST = ["grpo+steps=96", "dapo+steps=64", "dapo+steps=9"]
 WHY = ["grpo+positive_coef=0.1", "vapo-wo-positive-loss+whiten=true"]
@@ -37,7 +38,7 @@ CONFIRMED = [
 ]  # what the first five seeds had settled is not run again
 TABLES = {
     # name: (task, rows, first seed, seeds); tables of one task share a folder
-    "first": ("proof", [*PAPER, *OTHER_RATE, *ablate.EXTRA, *EQUAL_COST, *WHY], 1000, 5),
+    "first": ("proof", [*PAPER, *OTHER_RATE, *EXTRA, *EQUAL_COST, *WHY], 1000, 5),
     "second": ("chain", PAPER, 1000, 10),
     "confirmation": ("proof", CONFIRMED, 1005, 10),
 }
@@ -62,10 +63,10 @@ def main() -> int:
         results = []
         for of, rows, first, seeds in TABLES.values():
             if of == task:
-                results += ablate.collect_rows(args.out / task, rows, range(first, first + seeds))
-        ablate.write_csv(results, args.out / f"{name}.csv")
+                results += table.collect_rows(args.out / task, rows, range(first, first + seeds))
+        table.write_csv(results, args.out / f"{name}.csv")
         print(f"{args.out / name}.csv: {len(results)} runs")
-    ablate.draw_curves(args.out / "proof", PAPER, range(1000, 1005), args.out / "table1-curves.png")
+    table.draw_curves(args.out / "proof", PAPER, range(1000, 1005), args.out / "table1-curves.png")
     return 0
 
 

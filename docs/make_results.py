@@ -8,17 +8,14 @@ import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from minivapo.study.ablation import COLUMNS, PAPER, TABLE_HEAD, draw_table, format_table, table
-from minivapo.study.mechanisms import read_table
+from minivapo.runs.statistics import t_interval
+from minivapo.study.table import COLUMNS, PAPER, TABLE_HEAD, compare, draw_table, format_table, read_table
 
 HERE = Path(__file__).parent
 RATES = {"7e-5": "", "1e-4": "+actor_lr=1e-4+critic_lr=2e-4"}
 """Learning rates of the protocol: name -> what a row's name ends in."""
 CONFIRMATION = 1005
 """The first seed of the confirmation; those before belong to the first table."""
-T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
-       2.110, 2.101, 2.093)  # fmt: skip
-"""97.5 % quantiles of Student's t with 1, 2, … 19 degrees of freedom."""
 
 
 def verdict(row: dict) -> str:
@@ -29,13 +26,6 @@ def verdict(row: dict) -> str:
     if row["seeds"] < 5:
         return "too few seeds"
     return "holds" if span[0] > 0 else "opposite" if span[1] < 0 else "unresolved"
-
-
-def t_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Student's 95 % interval of the mean: wider than the bootstrap's where seeds are few, and fairer."""
-    count, mean = len(values), statistics.fmean(values)
-    half = T95[count - 2] * statistics.stdev(values) / math.sqrt(count)
-    return mean - half, mean + half
 
 
 def leads(results: list[dict]) -> dict[str, list[float]]:
@@ -57,7 +47,7 @@ def at_own_rate(tables: dict[str, list[dict]]) -> tuple[list[dict], dict[str, st
     """Each row at the rate where its mean is higher, and which that is."""
     best: dict[str, tuple[float, str]] = {}
     for rate, results in tables.items():
-        for row in table(results):
+        for row in compare(results):
             best[row["row"]] = max(best.get(row["row"], (-1.0, "")), (row["mean"], rate))
     return [r for rate, results in tables.items() for r in results if best[r["preset"]][1] == rate], {
         row: rate for row, (_, rate) in best.items()
@@ -71,7 +61,7 @@ def rows_of(cells: Iterable[Sequence[str]], head: Sequence[str]) -> list[str]:
 
 def verdict_table(results: list[dict], rates: dict[str, str] | None = None) -> list[str]:
     """The table with what its intervals say, and how many of VAPO's leads hold."""
-    rows = table(results)
+    rows = compare(results)
     verdicts = {r["row"]: verdict(r) for r in rows}
     spans = {row: t_interval(x) for row, x in leads(results).items() if row != "vapo" and len(x) > 1}
     head = (*TABLE_HEAD, *(["learning rate"] if rates else []), "lead by Student's t", "does VAPO's lead hold?")
@@ -104,7 +94,7 @@ def markdown(results: list[dict], later: list[dict], second: list[dict]) -> str:
     for name, part in rates.items() if several else ():
         lines += [f"## All rows at learning rate {name}", "", *verdict_table(part)]
     plain = [r for r in results if not any(s and r["preset"].endswith(s) for s in RATES.values())]
-    extra = [r for r in table(plain) if r["row"] not in PAPER]
+    extra = [r for r in compare(plain) if r["row"] not in PAPER]
     if extra:
         lines += [f"## Extra rows, at {next(iter(RATES))}", "", *rows_of(format_table(extra), TABLE_HEAD), ""]
     lines += [COSTS, *cost_table(plain), ""]
@@ -228,9 +218,9 @@ def main() -> None:
     (HERE / "results.md").write_text(markdown(results, later, second) + "\n")
     if results:
         own, _ = at_own_rate({name: at_rate(results, suffix) for name, suffix in RATES.items()})
-        draw_table(table(own), HERE / "images" / "table1.png")
+        draw_table(compare(own), HERE / "images" / "table1.png")
     if second:
-        draw_table(table(second), HERE / "images" / "table1-chain.png")
+        draw_table(compare(second), HERE / "images" / "table1-chain.png")
 
 
 if __name__ == "__main__":

@@ -18,8 +18,10 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 from rich.console import Console
 
-from minivapo.show.live import Board, Tail, newest_samples, view
+from minivapo.show.board import Board
+from minivapo.show.live import view
 from minivapo.show.report import make_report, read_run
+from minivapo.show.tail import Tail, newest_samples
 
 IMAGES = Path(__file__).parent / "images"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars"]

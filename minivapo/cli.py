@@ -120,8 +120,10 @@ def run_train(args: Any) -> int:
     from minivapo.runs.folder import new_run_folder, read_config, write_config
     from minivapo.runs.training import run_training
     from minivapo.show.live import Live
+    from minivapo.show.loggers import check_installed
     from minivapo.show.report import make_report
 
+    check_installed(args.tensorboard, args.wandb)  # before a folder is written
     config, task_name, model, critic = args.config, args.task, args.model, args.critic
     options = {"template": args.template} if args.template else {}
     engine_options: dict[str, Any] = {
@@ -671,6 +673,7 @@ def watch_command(argv: Sequence[str]) -> int:
 def ablate_command(argv: Sequence[str]) -> int:
     """`minivapo ablate`: Table 1 in miniature."""
     from minivapo.study import ablation as ablate
+    from minivapo.study import table
 
     @dataclass(frozen=True)
     class Ablate:
@@ -679,7 +682,7 @@ def ablate_command(argv: Sequence[str]) -> int:
         Stop it at any moment; the same line goes on where it was.
         """
 
-        presets: tuple[str, ...] = tuple(ablate.PAPER)
+        presets: tuple[str, ...] = tuple(table.PAPER)
         """Rows: presets, or the extra rows vapo-fixed-0, vapo-fixed-0.99, vapo-fixed-1, ppo-fixed-0,
         ppo-policy-critic, vapo-oracle-critic; each may be followed by changes, as in vapo+actor_lr=5e-5."""
         seeds: int = 5
@@ -716,13 +719,13 @@ def ablate_command(argv: Sequence[str]) -> int:
         for done, _, left in ablate.run_jobs(jobs, folder, args.task, bases, overrides, args.jobs):
             text = f"{done}/{len(jobs)}" + (f", about {left / 60:.0f} min left" if left == left else "")
             bar.update(row, completed=done, left=text)
-    results = ablate.collect_rows(folder, args.presets, seeds)
-    ablate.write_csv(results, folder / "table1.csv")
-    rows = ablate.table(results)
-    ablate.draw_table(rows, folder / "table1.png")
-    ablate.draw_curves(folder, args.presets, seeds, folder / "curves.png")
-    shown = Table(*ablate.TABLE_HEAD)
-    for line in ablate.format_table(rows):
+    results = table.collect_rows(folder, args.presets, seeds)
+    table.write_csv(results, folder / "table1.csv")
+    rows = table.compare(results)
+    table.draw_table(rows, folder / "table1.png")
+    table.draw_curves(folder, args.presets, seeds, folder / "curves.png")
+    shown = Table(*table.TABLE_HEAD)
+    for line in table.format_table(rows):
         shown.add_row(*line)
     Console().print(shown)
     print(f"table: {folder / 'table1.csv'}, table1.png, curves.png")

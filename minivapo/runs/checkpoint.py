@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from minivapo.files import read_object
 from minivapo.interfaces import Engine, UserError
 
 CHECKPOINT = "checkpoint"
@@ -78,8 +79,8 @@ def verify_checkpoint(folder: Path) -> None:
         UserError: a file is missing or altered.
     """
     try:
-        expected = json.loads((folder / "manifest.json").read_text())
-    except (OSError, ValueError) as error:
+        expected = read_object(folder / "manifest.json")
+    except (OSError, UserError) as error:
         text = f"{folder} has no readable manifest.json: it is not a whole checkpoint; nothing was changed."
         raise UserError(text) from error
     found = checksums(folder)

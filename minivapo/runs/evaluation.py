@@ -21,14 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from minivapo.files import read_object, read_objects, write_atomically
 from minivapo.interfaces import Problem, UserError, derive_seed
 from minivapo.responses import Draw, Response, respond
 from minivapo.runs.folder import git_commit, versions
-
-RESAMPLES = 10_000
-"""Bootstrap resamples behind an interval."""
+from minivapo.runs.statistics import bootstrap_interval
 
 
 @dataclass(frozen=True)
@@ -124,24 +121,6 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
     return 1 - math.comb(samples - correct, k) / math.comb(samples, k)
 
 
-def bootstrap_interval(rates: Sequence[float], level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of the problems' pass rates, resampling problems.
-
-    It says how far the mean would move with other problems of the same kind; with 30 problems that is much
-    more than the noise of sampling.
-
-    Args:
-        rates: one pass rate for each problem.
-        level: coverage.
-        seed: of the resampling.
-    """
-    values, generator = np.asarray(rates, dtype=np.float64), np.random.default_rng(seed)
-    # One row after another: 10,000 × problems at once would be gigabytes for large sets.
-    means = [values[generator.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
 def summarise(settings: Settings, problems: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The result of an evaluation from the records of its problems.
 
@@ -203,7 +182,7 @@ def evaluate_problems(
     """
     size = max(1, settings.sample_batch // settings.samples)
     with open_partial(path, settings) as file:
-        done = read_partial(file, settings, path)
+        done = read_partial(settings, path)
         done = done[: len(done) // size * size] if len(done) < len(problems) else done
         rewrite(file, settings, done)
         if done:
@@ -253,19 +232,15 @@ def open_partial(path: Path, settings: Settings) -> Iterator[Any]:
         yield file
 
 
-def read_partial(file: Any, settings: Settings, path: Path) -> list[dict[str, Any]]:
+def read_partial(settings: Settings, path: Path) -> list[dict[str, Any]]:
     """Records of the problems that an earlier evaluation of these settings finished.
 
     Raises:
-        UserError: the file holds results of other settings.
+        UserError: the file holds results of other settings, or something else.
     """
-    file.seek(0)
-    lines = []
-    for line in file:
-        try:
-            lines.append(json.loads(line))
-        except ValueError:  # stopped within a line
-            break
+    lines, cut = read_objects(path)
+    if cut and not lines:  # the settings are written at once: this is somebody else's text
+        raise UserError(f"{path} holds something else than an evaluation: choose another --out.")
     if lines and lines[0].get("settings") != settings.record():
         refuse_other(lines[0].get("settings"), settings, path)
     return lines[1:]
@@ -300,9 +275,9 @@ def finished(out: Path, settings: Settings) -> dict[str, Any] | None:
     if not out.exists():
         return None
     try:
-        result = json.loads(out.read_text())
+        result = read_object(out)
         found = result["settings"]
-    except (ValueError, KeyError, TypeError):
+    except (UserError, KeyError):
         raise UserError(f"{out} exists and is not a result of minivapo eval: choose another --out.") from None
     if found != settings.record():
         refuse_other(found, settings, out)
@@ -320,9 +295,7 @@ def write_result(out: Path, result: dict[str, Any], seconds: float) -> dict[str,
         "tokens": tokens,
         "seconds": round(seconds, 1),
     }
-    temporary = out.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result, indent=1))
-    temporary.rename(out)
+    write_atomically(out, json.dumps(result, indent=1))
     out.with_suffix(".jsonl").unlink(missing_ok=True)
     return result
 

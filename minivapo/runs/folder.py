@@ -10,6 +10,7 @@ report.html      at the end
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import platform
 import subprocess
@@ -18,6 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from minivapo.files import json_lines, read_object, read_objects, write_atomically
 from minivapo.interfaces import UserError
 from minivapo.runs.checkpoint import CHECKPOINT
 from minivapo.vapo import Config
@@ -53,7 +55,7 @@ def read_config(run: Path) -> tuple[Config, dict[str, Any]]:
     """
     path = run / "config.json"
     try:
-        record = json.loads(path.read_text())
+        record = read_object(path)
         config = record.pop("config")
         if "overlong_buffer" in config:  # runs of version 0.1.0.dev counted it in tokens
             config["overlong_share"] = config.pop("overlong_buffer") / config["max_new_tokens"]
@@ -91,26 +93,17 @@ def keep_lines(path: Path, keep: Callable[[int, dict[str, Any]], bool]) -> None:
     """Drops the lines of a JSON-lines file that were written after the checkpoint, a half-written one included."""
     if not path.exists():
         return
-    kept = []
-    for i, line in enumerate(path.read_text().splitlines()):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            break
-        if keep(i, record):
-            kept.append(line)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(line + "\n" for line in kept))
-    temporary.rename(path)
+    with path.open("rb") as file:
+        sound = itertools.takewhile(lambda line: line.row is not None, json_lines(file))
+        kept = [line.text.rstrip(b"\n") + b"\n" for i, line in enumerate(sound) if keep(i, line.row or {})]
+    write_atomically(path, b"".join(kept))
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; a half-written last line is left out."""
+    """The lines of metrics.jsonl; a half-written last line is left out.
+
+    Raises:
+        UserError: another line is damaged.
+    """
     path = run / "metrics.jsonl"
-    records = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            break
-    return records
+    return read_objects(path)[0] if path.exists() else []

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from minivapo.files import json_lines
 from minivapo.interfaces import Engine, Metrics, Rollout, Sample, Task, UserError, make_rollout
 from minivapo.responses import encode_prompt, pad_id
 from minivapo.vapo import Config, collect, reward_model_loss, update
@@ -44,15 +45,13 @@ def pairs_from_file(path: Path, tokenizer: Any, config: Config) -> Iterator[Roll
     prompts, samples, verdicts = [], [], []
     if not path.is_file():
         raise UserError(f"{path}: there is no such file.")
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        try:
-            record = json.loads(line)
-            prompt, response, correct = record["prompt"], record["response"], record["correct"]
-        except (ValueError, KeyError, TypeError):
-            text = "needs a JSON object with the keys prompt, response and correct"
-            raise UserError(f"{path}, line {number}: {text}.") from None
+    for line in json_lines(path.read_bytes().splitlines(keepends=True)):
+        where, record = f"{path}, line {line.number}", line.row or {}
+        if not {"prompt", "response", "correct"} <= record.keys():
+            raise UserError(f"{where}: needs a JSON object with the keys prompt, response and correct.")
+        prompt, response, correct = record["prompt"], record["response"], record["correct"]
         if not (isinstance(prompt, str) and isinstance(response, str) and isinstance(correct, bool)):
-            raise UserError(f"{path}, line {number}: prompt and response must be texts, correct must be true or false.")
+            raise UserError(f"{where}: prompt and response must be texts, correct must be true or false.")
         ids = [*tokenizer(response, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
         terminated = len(ids) <= config.max_new_tokens
         ids = ids[: config.max_new_tokens]

@@ -7,7 +7,6 @@ seed is pretrained once and starts every run of that seed ("save that critic and
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import os
@@ -21,24 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from minivapo.files import read_object, write_atomically
 from minivapo.interfaces import UserError, derive_seed
 from minivapo.responses import Draw, respond
 from minivapo.vapo import PRESETS, Config
-
-PAPER: dict[str, float | None] = {
-    "vapo": 60,
-    "vapo-wo-value-pretraining": 11,
-    "vapo-wo-decoupled-gae": 33,
-    "vapo-wo-adaptive-gae": 45,
-    "vapo-wo-clip-higher": 46,
-    "vapo-wo-token-loss": 53,
-    "vapo-wo-positive-loss": 54,
-    "vapo-wo-group-sampling": 55,
-    "ppo": 5,
-    "grpo": 47,
-    "dapo": 50,
-}
-"""Table 1 of the paper: AIME 2024, average of 32 samples. `grpo` is its DeepSeek-R1-Zero row."""
 
 EXTRA: dict[str, tuple[str, dict[str, Any]]] = {
     "vapo-fixed-0": ("vapo", {"length_adaptive": False, "lam": 0.0}),
@@ -51,10 +36,6 @@ EXTRA: dict[str, tuple[str, dict[str, Any]]] = {
 """Rows beyond the paper's table: name -> (preset, changed fields). The oracle's critic is replaced in `run_job`."""
 
 EVALUATION_PROBLEMS = 2048
-COLUMNS: tuple[str, ...] = (
-    "preset", "seed", "base", "accuracy", "accuracy_short", "accuracy_mid", "accuracy_long", "base_accuracy",
-    "response_length", "steps", "samples", "tokens", "cpu_seconds", "commit",
-)  # fmt: skip
 
 
 def row_config(row: str, seed: int, overrides: dict[str, Any]) -> Config:
@@ -176,9 +157,7 @@ def run_job(job: Job, folder: Path, task_name: str, bases: Sequence[str], overri
         begun = time.process_time()
         result |= evaluate_by_length(config, task, engine)
         result["evaluation_cpu_seconds"] = round(time.process_time() - begun, 1)
-    temporary = run / "result.tmp"
-    temporary.write_text(json.dumps(result))
-    temporary.rename(run / "result.json")
+    write_atomically(run / "result.json", json.dumps(result))
 
 
 def summarise(run: Path, job: Job, model: str) -> dict[str, Any]:
@@ -230,8 +209,8 @@ def claim(folder: Path, task: str, bases: Sequence[str], overrides: dict[str, An
     constants = {"task": task, "bases": list(bases), "overrides": overrides}
     path = folder / "table.json"
     if not path.exists():
-        path.write_text(json.dumps(constants))
-    begun = json.loads(path.read_text())
+        write_atomically(path, json.dumps(constants))
+    begun = read_object(path)
     changed = [name for name in constants if begun.get(name) != constants[name]]
     if changed:
         name = changed[0]
@@ -301,162 +280,6 @@ def start_job(
             [sys.executable, "-m", "minivapo.study.ablation", json.dumps(order)],
             stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=os.environ | threads,
         )  # fmt: skip
-
-
-# ---------------------------------------------------------------------------------------------------------
-# The table
-# ---------------------------------------------------------------------------------------------------------
-
-
-def collect_rows(folder: Path, rows: Sequence[str], seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """The finished results, with the cost of the shared critic charged to each run that started from it."""
-    found = []
-    for row in rows:
-        for seed in seeds:
-            path = folder / Job(row, seed, "run").name / "result.json"
-            if not path.exists():
-                continue
-            result = json.loads(path.read_text())
-            samples, seconds = critic_cost(path.parent)
-            result["samples"] += samples
-            result["cpu_seconds"] = round(result["cpu_seconds"] + seconds, 1)
-            found.append(result)
-    return found
-
-
-def write_csv(results: Sequence[dict[str, Any]], path: Path) -> None:
-    """One row a run, in the columns of COLUMNS."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(results)
-
-
-def bootstrap_interval(values: Sequence[float], seed: int = 0, draws: int = 10_000) -> tuple[float, float]:
-    """Percentile bootstrap 95 % interval of the mean."""
-    x = np.asarray(values, dtype=float)
-    means = np.random.default_rng(seed).choice(x, (draws, len(x))).mean(1)
-    return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
-
-
-def table(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each row: mean accuracy in points with its interval, and the paired difference of `vapo` from it."""
-    scores: dict[str, dict[int, float]] = {}
-    for result in results:
-        scores.setdefault(result["preset"], {})[int(result["seed"])] = 100 * float(result["accuracy"])
-    vapo = scores.get("vapo", {})
-    out = []
-    for row, by_seed in scores.items():
-        shared = sorted(by_seed.keys() & vapo.keys())
-        differences = [vapo[s] - by_seed[s] for s in shared]
-        out.append(
-            {
-                "row": row,
-                "seeds": len(by_seed),
-                "mean": float(np.mean(list(by_seed.values()))),
-                "interval": bootstrap_interval(list(by_seed.values())),
-                "difference": float(np.mean(differences)) if differences and row != "vapo" else None,
-                "difference_interval": bootstrap_interval(differences) if differences and row != "vapo" else None,
-                "paper": PAPER.get(row),
-            }
-        )
-    return out
-
-
-def format_table(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """The table as text: row, seeds, score with interval, VAPO's lead with interval, the paper's score and lead."""
-    out = []
-    for row in sorted(rows, key=lambda r: -r["mean"]):
-        low, high = row["interval"]
-        lead, span = row["difference"], row["difference_interval"]
-        paper = row["paper"]
-        out.append(
-            (
-                row["row"],
-                str(row["seeds"]),
-                f"{row['mean']:.1f} [{low:.1f}, {high:.1f}]",
-                "" if lead is None else f"{lead:+.1f} [{span[0]:+.1f}, {span[1]:+.1f}]",
-                "" if paper is None else f"{paper:g}",
-                "" if paper is None or row["row"] == "vapo" else f"{60 - paper:+g}",
-            )
-        )
-    return out
-
-
-TABLE_HEAD = ("row", "seeds", "accuracy, points", "VAPO's lead, points", "paper", "paper's lead")
-
-
-def draw_table(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Scores with bootstrap 95 % intervals beside the paper's column."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    rows = sorted(rows, key=lambda r: r["mean"])
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 0.45 * len(rows) + 1.4), sharey=True, layout="constrained")
-    names = [r["row"] for r in rows]
-    colours = ["#d95f02" if n == "vapo" else "#4575b4" for n in names]
-    for y, (row, colour) in enumerate(zip(rows, colours, strict=True)):
-        low, high = row["interval"]
-        left.plot([low, high], [y, y], color=colour, lw=3, solid_capstyle="round")
-        left.plot(row["mean"], y, "o", color=colour, ms=7)
-        if row["paper"] is not None:
-            right.barh(y, row["paper"], color=colour, height=0.6)
-    left.set_yticks(range(len(names)), names)
-    left.set_xlabel("miniature: held-out accuracy, points (95 % interval over seeds)")
-    right.set_xlabel("paper: AIME 2024, avg@32")
-    for axis in (left, right):
-        axis.grid(axis="x", alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-
-
-def draw_curves(folder: Path, rows: Sequence[str], seeds: Sequence[int], path: Path) -> None:
-    """Accuracy, length, entropy and explained variance against samples and against CPU seconds, mean and range."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    from minivapo.runs.folder import read_metrics
-
-    kinds = ("reward/accuracy", "response/length", "policy/entropy", "value/explained_variance")
-    figure, axes = plt.subplots(2, 4, figsize=(16, 7), layout="constrained")
-    for number, row in enumerate(rows):
-        runs = []
-        for seed in seeds:
-            lines = [m for m in read_metrics(folder / Job(row, seed, "run").name) if m["step"] > 0]
-            charge = critic_cost(folder / Job(row, seed, "run").name)
-            runs.append([(m, m["samples"] + charge[0], m["time/cpu_seconds"] + charge[1]) for m in lines])
-        length = min(map(len, runs), default=0)
-        for column, name in enumerate(kinds):
-            if not length or any(name not in m for run in runs for m, _, _ in run[:length]):
-                continue
-            values = np.array([[m[name] for m, _, _ in run[:length]] for run in runs])
-            for line in (0, 1):
-                x = np.mean([[point[line + 1] for point in run[:length]] for run in runs], 0)
-                colour, dash = f"C{number % 10}", "-" if number < 10 else "--"
-                axes[line, column].plot(x, values.mean(0), dash, color=colour, label=row, lw=1.5)
-                axes[line, column].fill_between(x, values.min(0), values.max(0), color=colour, alpha=0.1, lw=0)
-    for column, name in enumerate(kinds):
-        axes[0, column].set_title(name)
-        axes[0, column].set_xlabel("samples, critic charged")
-        axes[1, column].set_xlabel("CPU seconds, critic charged")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
-def critic_cost(run: Path) -> tuple[int, float]:
-    """(samples, CPU seconds) of the saved critic that a run started from; (0, 0) if none."""
-    critic = Path(json.loads((run / "config.json").read_text())["config"]["critic_init"])
-    source = critic.parent.parent / "result.json"
-    if critic.name != "critic" or not source.exists():
-        return 0, 0.0
-    progress = json.loads((critic.parent / "progress.json").read_text())
-    return int(progress["samples"]), float(json.loads(source.read_text())["cpu_seconds"])
 
 
 def main() -> None:

@@ -21,15 +21,8 @@
       : v === 0 ? "0"
       : Math.abs(v) >= 1e5 || Math.abs(v) < 1e-4 ? v.toExponential(2).replace("-", "−")
       : Number(v.toPrecision(digits)).toLocaleString("en", { maximumSignificantDigits: digits, useGrouping: false }).replace("-", "−");
-  const percent = (v) => (Number.isFinite(v) ? (100 * v).toFixed(1) + " %" : "–");
-  const seconds = (v) => (!Number.isFinite(v) ? "–" : v < 120 ? number(v) + " s" : v < 7200 ? number(v / 60) + " min" : number(v / 3600) + " h");
-  const setting = (v) => (v === undefined || v === null ? "–" : typeof v === "boolean" ? (v ? "yes" : "no") : String(v));
 
   // ------------------------------------------------------------------------------------------- colours
-  const PALETTE = [
-    ["#0072b2", "#56b4e9"], ["#d55e00", "#ff9a4d"], ["#00795a", "#35c99b"], ["#a8487f", "#e89ac7"],
-    ["#7a5f00", "#e8c94a"], ["#444c56", "#c3cad3"], ["#3b3bb3", "#a3a3ff"], ["#8c2d19", "#ff8f7a"],
-  ]; // Okabe-Ito, darkened or lightened until lines read on the page
   const DASHES = ["solid", "dash", "dot", "dashdot"];
   const probe = el("i", { hidden: true });
   document.body.append(probe);
@@ -38,18 +31,8 @@
     return getComputedStyle(probe).color;
   }
   const rgb = (text) => text.match(/[\d.]+/g).slice(0, 3).map(Number);
-  const isDark = () => luminance(rgb(css("surface"))) < 0.2;
-  const lineColour = (i) => PALETTE[i % PALETTE.length][isDark() ? 1 : 0];
-  const lineDash = (i) => DASHES[Math.floor(i / PALETTE.length) % DASHES.length];
-  const swatches = [];
-  function swatch(i) {
-    const node = el("span", { class: "swatch", "aria-hidden": "true" });
-    node.style.borderTopStyle = lineDash(i) === "solid" ? "solid" : lineDash(i) === "dot" ? "dotted" : "dashed";
-    const paint = () => (node.style.borderTopColor = lineColour(i));
-    paint();
-    swatches.push(paint);
-    return node;
-  }
+  const lineColour = (i) => "#" + rgb(css(`series-${i % 8}`)).map((v) => v.toString(16).padStart(2, "0")).join("");
+  const lineDash = (i) => DASHES[Math.floor(i / 8) % DASHES.length];
 
   const themed = []; // what to do again when the theme changes
   const remembered = (() => { try { return localStorage.getItem("minivapo-theme"); } catch { return null; } })();
@@ -57,7 +40,6 @@
     if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme;
     else delete document.documentElement.dataset.theme;
     $("theme").value = theme || "auto";
-    swatches.forEach((paint) => paint());
     themed.forEach((f) => f());
   }
   $("theme").addEventListener("change", (event) => {
@@ -67,90 +49,12 @@
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => setTheme(document.documentElement.dataset.theme || "auto"));
   setTheme(remembered || "auto");
 
-  // ------------------------------------------------------------------------------------------- summary
-  const groups = data.groups, runCount = groups.reduce((n, g) => n + g.runs.length, 0);
-  const groupLabel = (g) => g.name + (g.runs.length > 1 ? ` (${g.runs.length} seeds)` : "");
-  {
-    const one = groups.length === 1 ? groups[0] : null;
-    const first = groups[0].runs[0];
-    document.title = (one ? one.name : `${groups.length} settings`) + " · MiniVAPO report";
-    $("summary-title").textContent = one ? one.name : groups.length <= 4 ? groups.map((g) => g.name).join(" · ") : `${groups.length} settings compared`;
-    const tasks = [...new Set(groups.flatMap((g) => g.runs.map((r) => r.task)).filter(Boolean))];
-    $("what").textContent = [
-      `${runCount} run${runCount > 1 ? "s" : ""}`,
-      tasks.length ? `task ${tasks.join(", ")}` : null,
-      runCount === 1 && first.model ? `model ${first.model}` : null,
-      runCount === 1 && first.seed !== null ? `seed ${first.seed}` : null,
-      first.commit ? `commit ${String(first.commit).slice(0, 10)}` : null,
-    ].filter(Boolean).join(" · ");
-    for (const text of data.notices) $("notices").append(el("p", { class: "notice" }, text));
-
-    const band = (s, show) => (s ? el("span", {}, show(s.mean), s.n > 1 ? el("span", { class: "range" }, ` ${show(s.low)} – ${show(s.high)}`) : null) : "–");
-    if (one) {
-      const s = one.summary;
-      const tile = (label, figure, note) => $("tiles").append(el("div", { class: "tile" }, el("div", { class: "label" }, label), el("div", { class: "figure" }, figure), el("div", { class: "note" }, note)));
-      const seeds = (v) => (v && v.n > 1 ? `${v.n} seeds` : "");
-      const points = s.accuracy && s.accuracy_before ? 100 * (s.accuracy.mean - s.accuracy_before.mean) : NaN;
-      const change = Number.isFinite(points) ? `${points < 0 ? "−" : "+"}${Math.abs(points).toFixed(1)} points from ${percent(s.accuracy_before.mean)}` : s.accuracy_before ? `base policy ${percent(s.accuracy_before.mean)}` : "";
-      tile("Held-out accuracy", s.accuracy ? percent(s.accuracy.mean) : "–", s.accuracy ? change : change || "evaluated at the end");
-      tile("Training accuracy", s.training ? percent(s.training.mean) : "–", "last step");
-      tile("Response length", s.length ? number(s.length.mean) : "–", "tokens, last step");
-      tile("Explained variance", s.explained ? number(s.explained.mean, 2) : "–", s.explained ? "of the value model" : "no value model");
-      tile("Entropy", s.entropy ? number(s.entropy.mean, 2) : "–", "nats per token");
-      tile("Steps", String(s.steps), [s.seconds ? seconds(s.seconds.mean) : null, seeds(s.training)].filter(Boolean).join(", "));
-    } else {
-      const head = ["", "steps", "held-out accuracy", "base policy", "training accuracy", "length", "entropy", "explained variance", "time"];
-      $("summary-table").append(el("table", {}, el("thead", {}, el("tr", {}, ...head.map((h, i) => el("th", { scope: "col", class: i ? "n" : null }, h)))),
-        el("tbody", {}, ...groups.map((g, i) => {
-          const s = g.summary;
-          const cells = [s.steps, band(s.accuracy, percent), band(s.accuracy_before, percent), band(s.training, percent), band(s.length, number), band(s.entropy, number), band(s.explained, (v) => number(v, 2)), s.seconds ? seconds(s.seconds.mean) : "–"];
-          return el("tr", {}, el("th", { scope: "row" }, swatch(i), groupLabel(g)), ...cells.map((c) => el("td", { class: "n" }, c)));
-        }))));
-    }
-  }
-
-  // ------------------------------------------------------------------------------------------- evaluations
-  if (data.evaluations.length) {
-    $("evaluations").hidden = $("evaluations-link").hidden = false;
-    const head = ["run", "task", "accuracy", "95 % interval", "pass@k", "problems × samples", "temperature", "top-p", "mean length", "truncated", "verifier errors", "sampler", "file"];
-    $("evaluations-table").append(el("table", {}, el("thead", {}, el("tr", {}, ...head.map((h) => el("th", { scope: "col" }, h)))),
-      el("tbody", {}, ...data.evaluations.map((e) => {
-        const s = e.settings, curve = Object.entries(e.pass_at).map(([k, v]) => `@${k} ${percent(v)}`).join(", ");
-        const cells = [s.task, percent(e.accuracy), `${percent(e.interval[0])} – ${percent(e.interval[1])}`, curve, `${s.problems} × ${s.samples}`, s.temperature, s.top_p, `${number(e.length)} of ${s.max_new_tokens}`, percent(e.truncated), percent(e.verifier_errors), s.sampler, e.file];
-        return el("tr", {}, el("th", { scope: "row" }, e.run), ...cells.map((c) => el("td", {}, String(c))));
-      }))));
-  }
-
-  // ------------------------------------------------------------------------------------------- settings
-  function settingsTable(names, columns, heads) {
-    return el("div", { class: "scroll" }, el("table", {},
-      el("thead", {}, el("tr", {}, ...["setting", ...heads, "what it is"].map((h) => el("th", { scope: "col" }, h)))),
-      el("tbody", {}, ...names.map((name, r) => el("tr", {}, el("th", { scope: "row", class: "mono" }, name),
-        ...columns.map((column) => el("td", { class: "mono" }, setting(column[r]))), el("td", { class: "hint" }, data.fields[name] || ""))))));
-  }
-  {
-    const body = $("settings-body");
-    if (groups.length > 1) {
-      body.append(el("p", { class: "lead" }, data.differences.length ? "What differs between the lines:" : "The lines differ in nothing but their seeds."));
-      const rows = data.differences;
-      if (rows.length) body.append(settingsTable(rows.map((r) => r[0]), groups.map((_, i) => rows.map((r) => r[1][i])), groups.map((g) => g.name)));
-    } else {
-      const g = groups[0], preset = g.runs[0].preset;
-      body.append(el("p", { class: "lead" }, g.changes.length ? `Changed from the preset ${preset}:` : `Exactly the preset ${preset || "given"}.`));
-      if (g.changes.length) body.append(settingsTable(g.changes.map((c) => c[0]), [g.changes.map((c) => c[1]), g.changes.map((c) => c[2])], ["preset", "this run"]));
-    }
-    const names = [...new Set(groups.flatMap((g) => Object.keys(g.settings)))];
-    body.append(el("details", { class: "all" }, el("summary", {}, `All ${names.length} settings`),
-      settingsTable(names, groups.map((g) => names.map((n) => g.settings[n])), groups.length > 1 ? groups.map((g) => g.name) : ["value"])));
-    const rows = groups.flatMap((g) => g.runs.map((r) => [r.name, g.name, r.seed, String(r.commit || "–").slice(0, 10), Object.entries(r.versions || {}).map(([k, v]) => `${k} ${v}`).join(", ") || "–"]));
-    body.append(el("details", { class: "all" }, el("summary", {}, "Runs, commits and versions"), el("div", { class: "scroll" }, el("table", {},
-      el("thead", {}, el("tr", {}, ...["run", "line", "seed", "commit", "versions"].map((h) => el("th", { scope: "col" }, h)))),
-      el("tbody", {}, ...rows.map((r) => el("tr", {}, ...r.map((c) => el("td", {}, setting(c))))))))));
-  }
+  const groups = data.groups, runCount = groups.reduce((n, g) => n + g.seeds, 0);
 
   // ------------------------------------------------------------------------------------------- curves
   const hidden = new Set();
-  const charts = []; // {spec, figure, plot, seen, drawn}
+  const charts = [...document.querySelectorAll("#charts figure")].map((figure) => (
+    { spec: data.charts[figure.dataset.chart], figure, plot: figure.querySelector(".plot"), seen: false }));
   let plotly = null;
   const byName = new Map(data.charts.filter((c) => c.axis === "step").map((c) => [c.name, c]));
 
@@ -192,11 +96,12 @@
         traces.push({ ...edge, y: s.low }, { ...edge, y: s.high, fill: "tonexty", fillcolor: `rgba(${r},${g},${b},0.18)` });
       }
       const few = s.x.length <= 12;
-      const text = s.x.map((_, i) => (s.low ? `${number(s.low[i])} – ${number(s.high[i])}, ${s.count[i]} of ${groups[s.group].runs.length} seeds` : ""));
+      const text = s.x.map((_, i) => (s.low ? `${number(s.low[i])} – ${number(s.high[i])}, ${s.count[i]} of ${groups[s.group].seeds} seeds` : ""));
       traces.push({ x, y: s.mean, name: plain(name), mode: few ? "lines+markers" : "lines", line: { color: colour, width: 2, dash: lineDash(s.group) }, marker: { size: 6, color: colour },
         text, hovertemplate: (share ? "%{y:.1%}" : "%{y:.4~g}") + (s.low ? " (%{text})" : "") + "<extra>%{fullData.name}</extra>" });
     }
     const names = { step: chart.spec.axis === "pretrain" ? "rollout of the fixed policy" : "step", samples: "responses sampled", "time/cpu_seconds": "processor seconds" };
+    chart.figure.dataset.drawn = "yes"; // the still picture gives way, on a screen
     plotly.react(chart.plot, traces, layout({ xaxis: { text: names[axis] }, yaxis: share ? { tickformat: "~%", rangemode: "tozero" } : { tickformat: "~g" } }), PLOT);
     chart.plot.dataset.drawn = "yes";
   }
@@ -210,41 +115,25 @@
     }
   }, { rootMargin: "400px" });
 
-  function figureOf(spec) {
-    const plot = el("div", { class: "plot", role: "img", "aria-label": `${spec.title}: curve; the numbers are in the table below it` });
-    const several = spec.series.length > 1;
-    const best = (s) => (spec.better === "lower" ? Math.min(...s.mean) : Math.max(...s.mean));
-    const table = el("table", {}, el("thead", {}, el("tr", {}, ...["", "first", ...(spec.better ? ["best"] : ["highest"]), "last"].map((h, i) => el("th", { scope: "col", class: i ? "n" : null }, h)))),
-      el("tbody", {}, ...spec.series.map((s) => el("tr", {}, el("th", { scope: "row" }, several ? swatch(s.group) : null, groups[s.group].name), ...[s.mean[0], best(s), s.mean[s.mean.length - 1]].map((v) => el("td", { class: "n" }, number(v)))))));
-    const figure = el("figure", { "data-metric": spec.name },
-      el("h3", {}, el("span", {}, spec.title), el("span", { class: "unit" }, spec.unit)), plot,
-      el("figcaption", {}, el("p", {}, spec.meaning), spec.bad ? el("p", { class: "bad" }, spec.bad) : null,
-        el("details", {}, el("summary", {}, el("code", {}, spec.name), " in numbers"), table)));
-    charts.push({ spec, figure, plot, seen: false });
-    observer.observe(figure);
-    return figure;
-  }
   {
-    const root = $("charts");
-    const headline = data.charts.filter((c) => c.headline);
-    root.append(el("div", { class: "grid" }, ...headline.map(figureOf)));
-    for (const heading of [...new Set([...data.headings, ...data.charts.map((c) => c.heading)])]) {
-      const specs = data.charts.filter((c) => c.heading === heading && !c.headline);
-      if (specs.length) root.append(el("details", { open: heading === data.headings.find((h) => /pretraining/.test(h)) }, el("summary", {}, `${heading} (${specs.length})`), el("div", { class: "grid" }, ...specs.map(figureOf))));
+    charts.forEach((chart) => observer.observe(chart.figure));
+    for (const box of $("legend").querySelectorAll("input")) {
+      const i = Number(box.dataset.group);
+      box.addEventListener("change", () => { box.checked ? hidden.delete(i) : hidden.add(i); charts.forEach(drawChart); });
     }
-    groups.forEach((g, i) => {
-      const box = el("input", { type: "checkbox", checked: true, onchange: (event) => { event.target.checked ? hidden.delete(i) : hidden.add(i); charts.forEach(drawChart); } });
-      $("legend").append(el("label", {}, groups.length > 1 ? box : null, swatch(i), groupLabel(g)));
-    });
-    $("curves-lead").textContent = (groups.some((g) => g.runs.length > 1) ? "A line is the mean over seeds, its band reaches from the lowest to the highest seed. " : "") + "Under each curve stands what it measures and which values are a bad sign.";
     $("axis").addEventListener("change", () => charts.forEach(drawChart));
     $("find").addEventListener("input", (event) => {
       const wanted = event.target.value.trim().toLowerCase();
       for (const c of charts) c.figure.hidden = wanted !== "" && !(c.spec.name + " " + c.spec.title).toLowerCase().includes(wanted);
-      for (const d of root.querySelectorAll(":scope > details")) { d.hidden = ![...d.querySelectorAll("figure")].some((f) => !f.hidden); if (wanted) d.open = !d.hidden; }
+      for (const d of document.querySelectorAll("#charts > details")) { d.hidden = ![...d.querySelectorAll("figure")].some((f) => !f.hidden); if (wanted) d.open = !d.hidden; }
     });
     themed.push(() => charts.forEach(drawChart));
   }
+
+  // Printed or saved as PDF, every chart is there: all parts open, and the still pictures take the place of the live ones.
+  let folded = [];
+  addEventListener("beforeprint", () => { folded = [...document.querySelectorAll("#charts > details:not([open])")]; folded.forEach((d) => (d.open = true)); });
+  addEventListener("afterprint", () => { folded.forEach((d) => (d.open = false)); folded = []; });
 
   // ------------------------------------------------------------------------------------------- explorer
   const runs = data.samples.map((r, i) => ({ ...r, index: i })).filter((r) => r.rows.length);

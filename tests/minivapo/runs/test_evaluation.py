@@ -2,13 +2,11 @@
 
 import importlib.util
 import json
-import math
 import subprocess
 import sys
 from itertools import combinations
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +15,7 @@ from minivapo.cli import main
 from minivapo.interfaces import UserError
 from minivapo.local import LocalSampler
 from minivapo.runs import evaluation
-from minivapo.runs.evaluation import bootstrap_interval, finished, pass_at_k, summarise
+from minivapo.runs.evaluation import finished, pass_at_k, summarise
 
 
 @given(st.integers(1, 9).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))
@@ -33,16 +31,6 @@ def test_pass_at_k_golden_and_impossible():
     for n, c, k in ((4, 5, 1), (4, 1, 5), (4, 1, 0)):
         with pytest.raises(ValueError, match="pass_at_k"):
             pass_at_k(n, c, k)
-
-
-def test_bootstrap_interval_against_the_normal_approximation():
-    rates = np.random.default_rng(0).random(400)
-    low, high = bootstrap_interval(rates.tolist())
-    half = 1.96 * rates.std() / math.sqrt(len(rates))
-    assert low == pytest.approx(rates.mean() - half, abs=0.003)
-    assert high == pytest.approx(rates.mean() + half, abs=0.003)
-    assert bootstrap_interval([0.5] * 7) == (0.5, 0.5)
-    assert bootstrap_interval(rates.tolist()) == (low, high)
 
 
 def some_settings(**changes):

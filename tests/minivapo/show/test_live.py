@@ -1,12 +1,10 @@
-"""The live view, plain lines, following a run by its files, and the other loggers."""
+"""The live view, plain lines, and following a run by its files."""
 
 import io
 import json
 import math
-import sys
 import threading
 import time
-import types
 from dataclasses import replace
 
 import pytest
@@ -16,7 +14,10 @@ from rich.console import Console
 
 from minivapo.interfaces import UserError
 from minivapo.show import live
-from minivapo.show.live import BLOCKS, Board, Live, Tail, duration, newest_samples, printable, sparkline, watch
+from minivapo.show.board import Board
+from minivapo.show.live import Live, watch
+from minivapo.show.tail import Tail, newest_samples
+from minivapo.show.text import BLOCKS, duration, printable, sparkline
 from minivapo.vapo import PRESETS
 
 CONFIG = replace(PRESETS["vapo"], steps=4, reward_model_steps=1, value_pretrain_steps=2)
@@ -334,64 +335,3 @@ def test_silence_is_noticed():
     clock[0] += 600.0
     live.quiet_for(board)
     assert "has it stopped?" in board.phase()
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Other loggers
-# ---------------------------------------------------------------------------------------------------------
-
-
-def test_missing_loggers_are_explained(run, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match=r"--tensorboard needs TensorBoard: pip install 'minivapo\[logging\]'"):
-        Live(CONFIG, run, tensorboard=True)
-    with pytest.raises(UserError, match=r"--wandb needs Weights & Biases"):
-        Live(CONFIG, run, wandb=True)
-    with pytest.raises(UserError, match="run folder"):
-        Live(CONFIG, wandb=True)
-
-
-def test_tensorboard_files_hold_the_metrics(run):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    with Live(CONFIG, run, tensorboard=True, console=plain()[0]) as view:
-        for line in [*LINES, {"step": 5, "bad/nan": math.nan}]:
-            view.update(line)
-    events = EventAccumulator(str(run / "tensorboard")).Reload()
-    found = [(e.step, round(e.value, 6)) for e in events.Scalars("reward/accuracy")]
-    assert found == [(1, 0.3), (2, 0.4), (3, 0.5), (4, 0.6)]
-    assert [e.step for e in events.Scalars("pretraining/value_loss")] == [2, 3]
-    assert "bad/nan" not in events.Tags()["scalars"]
-
-
-def test_wandb_gets_every_line_and_the_same_id_on_resume(run, monkeypatch):
-    calls = []
-
-    class Session:
-        def define_metric(self, *args, **options):
-            calls.append(("define", args, options))
-
-        def log(self, numbers):
-            calls.append(("log", numbers))
-
-        def finish(self, exit_code):
-            calls.append(("finish", exit_code))
-
-    fake = types.SimpleNamespace(
-        init=lambda **options: calls.append(("init", options)) or Session(),
-        errors=types.SimpleNamespace(Error=RuntimeError),
-    )
-    monkeypatch.setitem(sys.modules, "wandb", fake)
-    for _ in range(2):
-        with Live(CONFIG, run, wandb=True, console=plain()[0]) as view:
-            view.update(LINES[2])
-            view.update(LINES[4])
-    starts = [c[1] for c in calls if c[0] == "init"]
-    assert starts[0]["id"] == starts[1]["id"] and starts[0]["name"] == "chain-vapo-0"
-    assert starts[0]["config"]["alpha"] == 0.05
-    logs = [c[1] for c in calls if c[0] == "log"]
-    assert logs[0]["pretraining/rollout"] == 2 and "step" not in logs[0]
-    assert logs[1]["step"] == 1 and logs[1]["reward/accuracy"] == pytest.approx(0.3)
-    assert calls[-1] == ("finish", 0)

@@ -8,7 +8,9 @@ import os
 import random
 import re
 import shutil
+import unicodedata
 from dataclasses import asdict, replace
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ import torch
 
 from minivapo.interfaces import UserError
 from minivapo.runs import evaluation
-from minivapo.show import report
+from minivapo.show import report, run_files
 from minivapo.show.metrics_info import GROUPS, HEADLINES, METRICS, explain, markdown
 from minivapo.vapo import PRESETS, gae, length_adaptive_lambda
 
@@ -81,6 +83,11 @@ def make_run(folder, preset="vapo", seed=0, steps=8, samples=None, **fields):
     return folder
 
 
+def told(runs):
+    """What a report of these run folders says."""
+    return report.report_data(report.read_runs(runs))
+
+
 def data_of(page):
     """The data embedded in a report."""
     text = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
@@ -134,7 +141,7 @@ def test_half_written_last_line_is_left_out_and_said(tmp_path):
     read = report.read_run(run)
     assert read.metrics[-1]["step"] == 8
     assert any("half written" in n for n in read.notices)
-    data = data_of(report.make_report([run]).read_text())
+    data = told([run])
     assert data["samples"][0]["total"] == 16
     assert any("half written" in n for n in data["notices"])
 
@@ -144,7 +151,7 @@ def test_unfinished_run_is_reported_as_such(tmp_path):
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.jsonl").write_text("".join(lines[:-3]))
     (run / "samples.jsonl").unlink()
-    data = data_of(report.make_report([run]).read_text())
+    data = told([run])
     assert any("at step 5 of 8" in n for n in data["notices"])
     assert data["groups"][0]["summary"]["accuracy"] is None
 
@@ -159,7 +166,8 @@ def test_unfinished_run_is_reported_as_such(tmp_path):
         ("metrics.jsonl", '{"reward/mean": 0}\n', "needs a whole number `step`"),
         ("metrics.jsonl", b"\xff\xfe\n\n", "not a JSON object"),
         ("config.json", "{", "not valid JSON"),
-        ("config.json", "[]", "must hold an object"),
+        ("config.json", "[]", "must hold a JSON object"),
+        ("config.json", '{"config": []}', "must hold an object"),
         ("samples.jsonl", "garbage\n", "not a JSON object"),
         ("samples.jsonl", '{"step": 1, "tokens": []}\n', "without `tokens`"),
         ("samples.jsonl", '{"step": 1, "tokens": ["a"], "values": [1, 2]}\n', "`values` of a response of 1 tokens"),
@@ -190,7 +198,7 @@ def test_non_finite_numbers_do_not_break_the_page(tmp_path):
     row = make_sample(random.Random(0), 9, 3, True) | {"entropy": [math.nan, math.inf, 0.1], "lam": math.nan}
     with (run / "samples.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
-    data = data_of(report.make_report([run]).read_text())
+    data = told([run])
     assert data["samples"][0]["rows"][-1]["entropy"] == [None, None, 0.1]
     chart = next(c for c in data["charts"] if c["name"] == "reward/mean")
     assert chart["series"][0]["x"][-1] == 8
@@ -203,7 +211,7 @@ def test_non_finite_numbers_do_not_break_the_page(tmp_path):
 
 def test_seeds_are_one_line_with_a_band(tmp_path):
     runs = [make_run(tmp_path / f"vapo-{i}", seed=i) for i in range(3)] + [make_run(tmp_path / "ppo", "ppo")]
-    data = data_of(report.make_report(runs, tmp_path / "out" / "all.html").read_text())
+    data = told(runs)
     assert [(g["name"], len(g["runs"])) for g in data["groups"]] == [("vapo", 3), ("ppo", 1)]
     chart = next(c for c in data["charts"] if c["name"] == "reward/accuracy")
     rows = [[json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()] for run in runs[:3]]
@@ -221,22 +229,22 @@ def test_seeds_are_one_line_with_a_band(tmp_path):
 
 def test_runs_of_one_preset_are_named_by_what_differs(tmp_path):
     runs = [make_run(tmp_path / "x" / "r", alpha=0.05), make_run(tmp_path / "y" / "r", alpha=0.2)]
-    data = data_of(report.make_report(runs, tmp_path / "all.html").read_text())
+    data = told(runs)
     assert [g["name"] for g in data["groups"]] == ["vapo (alpha=0.05)", "vapo (alpha=0.2)"]
     assert [g["runs"][0]["name"] for g in data["groups"]] == ["x/r", "y/r"]
-    assert [c[0] for c in data["groups"][1]["changes"]] == [
-        "alpha", "value_pretrain_steps", "reward_model_steps", "steps",
-    ] or {"alpha", "steps"} <= {c[0] for c in data["groups"][1]["changes"]}  # fmt: skip
+    changes = {name: (preset, own) for name, preset, own in data["groups"][1]["changes"]}
+    assert changes["alpha"] == (0.05, 0.2)
+    assert set(changes) == {"alpha", "value_pretrain_steps", "reward_model_steps", "steps"}
 
 
 def test_one_run_given_twice_is_one_run(tmp_path):
     run = make_run(tmp_path / "run")
-    data = data_of(report.make_report([run, run / ".." / "run"]).read_text())
+    data = told([run, run / ".." / "run"])
     assert len(data["groups"]) == 1 and len(data["groups"][0]["runs"]) == 1
 
 
 def test_every_setting_is_explained(tmp_path):
-    data = data_of(report.make_report([make_run(tmp_path / "run")]).read_text())
+    data = told([make_run(tmp_path / "run")])
     assert set(data["groups"][0]["settings"]) - {"task", "model"} == set(data["fields"]) - {"seed"}
 
 
@@ -254,10 +262,10 @@ def test_stays_below_5_mb_with_many_runs_and_long_responses(tmp_path):
 
 def test_evaluations_of_a_run_are_in_its_report(tmp_path):
     run = make_run(tmp_path / "run")
-    assert data_of(report.make_report([run]).read_text())["evaluations"] == []
+    assert told([run])["evaluations"] == []
     add_evaluation(run)
     (run / "eval-mine.json").write_text('{"accuracy": 1}')
-    data = data_of(report.make_report([run]).read_text())
+    data = told([run])
     [row] = data["evaluations"]
     assert row["run"] == "run" and row["accuracy"] == 0.25 and row["pass_at"]["4"] == 1 and row["length"] == 25
     assert row["settings"]["task"] == "aime2024" and "problems" not in row
@@ -318,14 +326,97 @@ def hostile_run(folder):
     return run
 
 
+class Elements(HTMLParser):
+    """Every element of a page with its attributes, and all text outside scripts."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.found, self.text = [], ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_hostile_text_makes_no_element_and_no_attribute(tmp_path):
+    page = report.make_report([hostile_run(tmp_path / "run")]).read_text()
+    like = make_run(tmp_path / "tame")
+    add_evaluation(like)
+    with (like / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9, "new/metric": 1.0}\n')
+    tame = Elements(report.make_report([like]).read_text())
+    wild = Elements(page)
+    assert [a for tag, a in wild.found if tag == "script"] == [
+        {"type": "application/json", "id": "data"}, {"type": "application/octet-stream", "id": "plotly"}, {},
+    ]  # fmt: skip
+    allowed = {(tag, name) for tag, attributes in tame.found for name in attributes}
+    assert {(tag, name) for tag, attributes in wild.found for name in attributes} <= allowed
+    assert {tag for tag, _ in wild.found} <= {tag for tag, _ in tame.found}
+    assert "b" not in {tag for tag, _ in wild.found} and "img" not in {tag for tag, _ in wild.found}
+    assert HOSTILE[1] in wild.text  # it is shown, as text
+    assert not any(unicodedata.category(c) in ("Cc", "Cs") and c != "\n" for c in page.split('id="plotly"')[0])
+
+
 def test_embedded_text_cannot_leave_its_element(tmp_path):
     page = report.make_report([hostile_run(tmp_path / "run")]).read_text()
     assert len(re.findall(r"<script", page, re.I)) == 3 and len(re.findall(r"</script", page, re.I)) == 3
-    assert "onerror" not in page.split('id="data">')[0] and "<img" not in page
     data = data_of(page)
     assert data["samples"][0]["rows"][0]["tokens"] == HOSTILE
     text = page.split('id="data">')[1].split("</script>")[0]
     assert text.isascii() and not set(text) & set("<>&")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("/home/ada/models/base", "…/models/base"),
+        ("/home/ada", "…/ada"),
+        ("/root/base", "…/base"),
+        ("~/work/base", "…/base"),
+        ("file:///home/ada/data/test.jsonl", "…/data/test.jsonl"),
+        ("gsm8k:/home/ada lovelace/data/test.jsonl", "gsm8k:…/data/test.jsonl"),
+        ("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B"),
+        ("runs/base", "runs/base"),
+        ("https://example.org/a/b/c", "https://example.org/a/b/c"),
+        (0.5, 0.5),
+    ],
+)
+def test_paths_lose_the_place_of_a_home(value, shown):
+    assert run_files.portable(value) == shown
+
+
+def test_no_home_is_in_the_file(tmp_path):
+    home = "/home/ada/secret/place"
+    runs = [
+        make_run(tmp_path / name, critic_init=f"{home}/{name}", samples=[make_sample(random.Random(0), 1, 3, True)])
+        for name in ("a", "b")
+    ]
+    for run in runs:
+        meta = json.loads((run / "config.json").read_text())
+        meta |= {"task": f"gsm8k:{home}/test.jsonl", "model": f"{home}/base", "critic": f"{home}/critic"}
+        (run / "config.json").write_text(json.dumps(meta))
+        rows = (run / "samples.jsonl").read_text()
+        (run / "samples.jsonl").write_text(rows.replace('"id": "p1"', f'"id": "{home}/x"'))
+        add_evaluation(run, f"gsm8k:{home}/test.jsonl")
+    for chosen in (runs, runs[:1]):
+        page = report.make_report(chosen).read_text()
+        assert "/home/" not in page and str(tmp_path) not in page and "secret" not in page
+        assert "gsm8k:…/place/test.jsonl" in page
+    assert "critic_init=…/place/a" in report.make_report(runs).read_text()
+
+
+def test_tables_and_curves_are_there_without_javascript(tmp_path):
+    runs = [make_run(tmp_path / f"vapo-{i}", seed=i) for i in range(2)] + [make_run(tmp_path / "ppo", "ppo")]
+    page = report.make_report(runs).read_text()
+    data = data_of(page)
+    for chart, picture in zip(data["charts"], re.findall(r'<svg class="still".*?</svg>', page, re.S), strict=False):
+        lines = len(re.findall("<polyline", picture)) + len(re.findall("<circle", picture))
+        assert lines == len(chart["series"]), chart["name"]
+    assert page.count('<svg class="still"') == len(data["charts"]) == page.count("<figure")
+    assert "length_adaptive" in page.split('id="data"')[0] and "70.5 %" in page.split('id="data"')[0]
 
 
 def test_policy_allows_the_reports_own_scripts_only(tmp_path):
@@ -538,6 +629,27 @@ def test_hostile_text_is_only_text(show, tmp_path):
     assert page.locator("#x-plot a, #charts a").count() == 0
 
 
+def test_print_shows_every_chart(show, two_settings):
+    page = show(two_settings[1])
+    page.locator('figure[data-metric="reward/accuracy"]').scroll_into_view_if_needed()
+    page.wait_for_selector('figure[data-metric="reward/accuracy"] .plot[data-drawn] svg', state="attached")
+    page.evaluate("addEventListener('beforeprint', () => (window.asked = true))")
+    seen = """() => [...document.querySelectorAll('figure')].map(f => {
+        const lines = [...f.querySelectorAll('.still polyline, .still circle')].filter(n => n.checkVisibility());
+        const widths = lines.map(n => n.getBoundingClientRect().width);
+        return [f.dataset.metric, Math.max(0, ...widths), f.querySelector('.plot').offsetHeight]; })"""
+    page.emulate_media(media="print")
+    folded = [name for name, width, _ in page.evaluate(seen) if not width > 0]
+    assert folded  # parts that are closed on the screen
+    page.pdf()
+    assert page.evaluate("window.asked") is True  # the browser asks before it prints, and here is what it prints then
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    for name, width, live in page.evaluate(seen):
+        assert width > 5 and live == 0, name
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert [name for name, width, _ in page.evaluate(seen) if not width > 0] == folded
+
+
 def test_light_and_dark_and_readable(show, two_settings):
     contrast = """nodes => nodes.map(n => {
         const rgb = c => c.match(/[\\d.]+/g).slice(0, 3).map(Number);
@@ -576,7 +688,7 @@ def test_a_run_without_responses(show, tmp_path):
 def test_evaluations_are_a_table(show, tmp_path):
     run = make_run(tmp_path / "run")
     page = show(report.make_report([run]))
-    assert not page.locator("#evaluations").is_visible() and not page.locator("#evaluations-link").is_visible()
+    assert page.locator("#evaluations").count() == 0 and not page.locator("#evaluations-link").is_visible()
     add_evaluation(run)
     page = show(report.make_report([run]))
     page.locator("#evaluations-link").click()

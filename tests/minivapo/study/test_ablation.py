@@ -12,6 +12,7 @@ import pytest
 from minivapo.interfaces import UserError
 from minivapo.local import LocalEngine
 from minivapo.study import ablation as ablate
+from minivapo.study import table
 from minivapo.tasks.chain import Chain
 from minivapo.vapo import PRESETS, pretrain_critic
 
@@ -80,10 +81,10 @@ def test_a_killed_table_goes_on_where_it_was(tiny_model, tmp_path):
     overrides = ablate.parse_overrides(sizes)
     for work, _ in ablate.plan_jobs(["vapo", "grpo"], [1000], overrides):  # the same in this process, without a stop
         ablate.run_job(work, whole, "chain", [str(tiny_model)], overrides)
-    expected = ablate.collect_rows(whole, ["vapo", "grpo"], [1000])
+    expected = table.collect_rows(whole, ["vapo", "grpo"], [1000])
     with (killed / "table1.csv").open() as file:
         for row, wanted in zip(csv.DictReader(file), expected, strict=True):
             assert {k: v for k, v in row.items() if k != "cpu_seconds"} == {
-                k: str(wanted[k]) for k in ablate.COLUMNS if k != "cpu_seconds"
+                k: str(wanted[k]) for k in table.COLUMNS if k != "cpu_seconds"
             }
     assert expected[0]["samples"] == (6 + 1 + 2) * 16 and expected[0]["accuracy"] > 0  # the critic is charged

@@ -1,0 +1,115 @@
+"""Files that a run leaves behind: one reader of JSON and JSON lines, one atomic write.
+
+It lies under every room because all of them read such files: engines and runs, the report and the live view, data sets.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minivapo.interfaces import UserError
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a JSON-lines file that is not blank."""
+
+    number: int
+    """1 for the first line read."""
+    start: int
+    """Where it begins, in bytes from the first line read."""
+    text: bytes
+    """As it stands there, its line break included."""
+    row: dict[str, Any] | None
+    """The object on it; None if there is none."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether its line break is there; without one it may still be being written."""
+        return self.text.endswith(b"\n")
+
+
+def parse_object(line: bytes) -> dict[str, Any] | None:
+    """The JSON object on a line, or None if there is none."""
+    try:
+        row = json.loads(line)
+    except ValueError:  # includes bytes that are not UTF-8
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def json_lines(file: Iterable[bytes]) -> Iterator[Line]:
+    """The lines of a JSON-lines file from where it stands, blank ones left out.
+
+    Args:
+        file: opened in binary mode, or any lines of bytes that keep their line breaks.
+    """
+    start = 0
+    for number, text in enumerate(file, 1):
+        if text.strip():
+            yield Line(number, start, text, parse_object(text))
+        start += len(text)
+
+
+def read_objects(path: Path) -> tuple[list[dict[str, Any]], bool]:
+    """The objects of a JSON-lines file, and whether its last line was only half written (it is left out).
+
+    Raises:
+        UserError: a line other than the last is not a JSON object.
+    """
+    rows = []
+    with path.open("rb") as file:
+        for line in json_lines(file):
+            if line.row is not None:
+                rows.append(line.row)
+            elif not line.whole:  # the run is writing it now, or was stopped there
+                return rows, True
+            else:
+                raise UserError(
+                    f"{path}, line {line.number}: not a JSON object: {excerpt(line.text)}. The file is "
+                    "damaged; delete that line, or train again into a new folder."
+                )
+    return rows, False
+
+
+def excerpt(text: bytes) -> str:
+    """The beginning of a line, quoted, for an error message."""
+    return repr(text.rstrip(b"\r\n")[:60].decode(errors="replace"))
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object that a file holds.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: it is not valid JSON, or not an object.
+    """
+    try:
+        record = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}).") from error
+    if not isinstance(record, dict):
+        raise UserError(f"{path} must hold a JSON object, not a {type(record).__name__}.")
+    return record
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file at once or not at all: whoever opens it meanwhile sees the old one whole.
+
+    Raises:
+        OSError: it cannot be written; what stood there before is untouched.
+    """
+    # a name of its own, and mode x: no foreign file is written over
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,61 @@
+"""Numbers and responses as a few printable characters of a terminal."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+def sparkline(values: Sequence[float], width: int = 28) -> str:
+    """A line of blocks from the lowest to the highest value, at most `width` wide; "" for no finite value."""
+    values = [v for v in values if math.isfinite(v)]
+    if not values:
+        return ""
+    largest = max(map(abs, values))
+    values = [v / largest / 4 if largest else v for v in values]  # sums and differences of any floats stay finite
+    if len(values) > width:  # means of equal parts
+        edges = [round(i * len(values) / width) for i in range(width + 1)]
+        values = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
+    low, high = min(values), max(values)
+    if high - low <= 1e-12 * max(abs(high), abs(low), 1e-300):
+        return BLOCKS[3] * len(values)
+    top = len(BLOCKS) - 1
+    return "".join(BLOCKS[round((v - low) / (high - low) * top)] for v in values)
+
+
+def printable(text: str) -> str:
+    """Text without control characters: a response must not steer the terminal."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as "42 s", "7 min" or "3 h 20 min"."""
+    if not math.isfinite(seconds):
+        return "?"
+    if seconds < 100:
+        return f"{seconds:.0f} s" if seconds >= 9.95 else f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def figure(value: float | None, unit: str = "") -> str:
+    """A number with its unit, short."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    return (
+        f"{100 * value:.1f} %"
+        if unit == "%"
+        else f"{value:.3g} {unit}".strip()
+        if abs(value) < 100
+        else f"{value:.0f} {unit}"
+    )
+
+
+def sample_text(sample: Mapping[str, Any]) -> str:
+    """The tokens of a response as one printable string."""
+    tokens = [printable(str(t)) for t in sample.get("tokens", [])]
+    return ("" if any(" " in t for t in tokens) else " ").join(tokens)
