@@ -1,12 +1,12 @@
-"""Everything that CI checks, in one command: style, types, tests, notebooks, documentation.
+"""What CI checks, in one command, two steps at a time where there are two cores.
 
-python check.py            all of it, two steps at a time where there are two cores
-python check.py style      only the steps named: style, types, scaled, tests, learning, notebooks, docs
+python check.py             style, types, tests and notebooks
+python check.py all         also what takes longer or needs more than the extra `test`: scaled, learning, docs
+python check.py style docs  only the steps named
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 PYTHON = [sys.executable, "-m"]
 PYTEST = [*PYTHON, "pytest", "-p", "no:cacheprovider", "--durations=10"]
-COVERAGE = ["--cov=minivapo", "--cov=scaled", "--cov-report="]
+COVERAGE = ["--cov=minivapo", "--cov=scaled", "--cov-report="] if os.environ.get("MINIVAPO_CI") else []
 STEPS: dict[str, list[list[str]]] = {  # in the order in which they start: quick ones, then the longest first
     "style": [[*PYTHON, "ruff", "check", "."], [*PYTHON, "ruff", "format", "--check", "."]],
     "types": [[*PYTHON, "pyright"]],
@@ -26,15 +26,20 @@ STEPS: dict[str, list[list[str]]] = {  # in the order in which they start: quick
     "notebooks": [[*PYTEST, "--nbmake", "--nbmake-timeout=600", "notebooks"]],
     "docs": [[*PYTHON, "sphinx", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html"]],
 }
+LATER = ("scaled", "learning", "docs")
+"""Only by name or in `all`; CONTRIBUTING.md says what they need."""
 stopped = threading.Event()
 
 
 def main() -> int:
     """Runs the wanted steps to the end and names those that failed."""
-    wanted = sys.argv[1:] or list(STEPS)
+    wanted = sys.argv[1:] or [name for name in STEPS if name not in LATER]
+    if wanted == ["all"]:
+        wanted = list(STEPS)
     unknown = set(wanted) - set(STEPS)
     if unknown:
-        print(f"check.py: unknown step {', '.join(sorted(unknown))}; choose from {', '.join(STEPS)}", file=sys.stderr)
+        known = ", ".join(STEPS)
+        print(f"check.py: unknown step {', '.join(sorted(unknown))}; choose from all, {known}", file=sys.stderr)
         return 2
     begun = time.monotonic()
     with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as lanes:
@@ -43,20 +48,19 @@ def main() -> int:
         except KeyboardInterrupt:  # the steps that run were interrupted too; no other begins
             stopped.set()
             raise
-    parts = [file for file in map(coverage_file, wanted) if os.path.exists(file)]
-    if parts:
-        subprocess.run([*PYTHON, "coverage", "combine", "-q", *parts])
+    if COVERAGE:  # of these steps and of what ran before in this checkout
+        parts = [file for file in map(coverage_file, STEPS) if os.path.exists(file)]
+        subprocess.run([*PYTHON, "coverage", "combine", "-q", "--keep", *parts])
         subprocess.run([*PYTHON, "coverage", "report", "--skip-covered"])
     failed = [name for name in wanted if not passed[name]]
+    if not sys.argv[1:]:
+        print(f"== not asked for: {', '.join(LATER)} (python check.py all; see CONTRIBUTING.md)")
     print(f"== {'failed: ' + ', '.join(failed) if failed else 'all passed'}, {time.monotonic() - begun:.0f} s")
     return 1 if failed else 0
 
 
 def run(name: str) -> bool:
     """Runs the commands of a step, each line of their output behind the step's name; True if all succeed."""
-    if name == "docs" and importlib.util.find_spec("sphinx") is None and not os.environ.get("MINIVAPO_CI"):
-        say(name, "== SKIPPED, not installed (pip install -e '.[docs]')")
-        return True
     begun, passed = time.monotonic(), True
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "COVERAGE_FILE": coverage_file(name)}
     for command in STEPS[name]:

@@ -186,7 +186,7 @@ def value() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(found, path)
         print("truth", flush=True)
-    truth, _ = torch.load(path)
+    truth, _ = torch.load(path, weights_only=True)
     table: dict[tuple[str, int], list[dict[str, float]]] = {}
     for seed in SEEDS:
         for kind, folder in critics(BASE, seed).items():
@@ -225,24 +225,21 @@ RESPONSES, TOKENS, FUTURES = 40, 2, 16
 
 def probe_of(policy: str) -> dict[str, m.AdvantageProbe]:
     """Tokens of short and of long responses with their continuations."""
-    path = WORK / "probe.pt"
-    if not path.exists():
-        engine = engine_for(dataclasses.replace(CONFIG, group_size=1, seed=2000, batch_size=768), policy)
-        rollout = collect(engine.actor.config, TASK, engine, "probe")
-        found = {}
-        neutral = engine.tokenizer.convert_tokens_to_ids(list(FILLERS))
-        options = m.choices(rollout, rollout.sampled_logprobs, neutral)
-        generator = torch.Generator().manual_seed(7)
-        for name, low, high in (("short", 8, 26), ("long", 60, 321)):
-            fits = (rollout.lengths >= low) & (rollout.lengths < high)
-            keep = [i for i in fits.nonzero()[:, 0].tolist() if len(options[i]) >= TOKENS][:RESPONSES]
-            rows = [i for i in keep for _ in range(TOKENS)]
-            shuffled = [torch.randperm(len(options[i]), generator=generator)[:TOKENS].tolist() for i in keep]
-            positions = [options[i][j] for i, picks in zip(keep, shuffled, strict=True) for j in picks]
-            found[name] = m.probe_advantages(engine, TASK, rollout, rows, positions, FUTURES, seed=3)
-            print("probe", name, len(keep), float(rollout.correct[keep].double().mean()), flush=True)
-        torch.save(found, path)
-    return torch.load(path, weights_only=False)
+    engine = engine_for(dataclasses.replace(CONFIG, group_size=1, seed=2000, batch_size=768), policy)
+    rollout = collect(engine.actor.config, TASK, engine, "probe")
+    found = {}
+    neutral = engine.tokenizer.convert_tokens_to_ids(list(FILLERS))
+    options = m.choices(rollout, rollout.sampled_logprobs, neutral)
+    generator = torch.Generator().manual_seed(7)
+    for name, low, high in (("short", 8, 26), ("long", 60, 321)):
+        fits = (rollout.lengths >= low) & (rollout.lengths < high)
+        keep = [i for i in fits.nonzero()[:, 0].tolist() if len(options[i]) >= TOKENS][:RESPONSES]
+        rows = [i for i in keep for _ in range(TOKENS)]
+        shuffled = [torch.randperm(len(options[i]), generator=generator)[:TOKENS].tolist() for i in keep]
+        positions = [options[i][j] for i, picks in zip(keep, shuffled, strict=True) for j in picks]
+        found[name] = m.probe_advantages(engine, TASK, rollout, rows, positions, FUTURES, seed=3)
+        print("probe", name, len(keep), float(rollout.correct[keep].double().mean()), flush=True)
+    return found
 
 
 def lambdas() -> None:

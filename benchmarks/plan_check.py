@@ -49,6 +49,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
+from minivapo.loading import recompute_activations
 from scaled.config import Job, Settings, make_job, read_job
 from scaled.layers.head import CriticModule, PolicyModule
 from scaled.planning import memory
@@ -227,7 +228,7 @@ def fake_peak(job: Job, kind: str, dtype: torch.dtype, backward: bool) -> int:
     with FakeTensorMode():
         model = auto.from_config(config, dtype=dtype, attn_implementation="sdpa").train(backward)
         if s.activation_checkpointing and backward:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            recompute_activations(model)
         module = PolicyModule(model, s.logits_chunk) if kind == "actor" else CriticModule(model)
         for p in model.parameters():
             p.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))

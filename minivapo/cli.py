@@ -6,6 +6,7 @@ import dataclasses
 import io
 import itertools
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Annotated, Any, Literal
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; a mistake of the user's ends in one line and exit code 1 or 2."""
+    if argv is None and not sys.warnoptions:  # libraries' notices to developers, unless -W or PYTHONWARNINGS asks
+        warnings.simplefilter("ignore")
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(HELP)

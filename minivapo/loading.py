@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,6 +86,21 @@ def without_dropout(model: Any) -> Any:
         if isinstance(module, nn.Dropout):  # transformers gives a token classifier 10 % of its own
             module.p = 0.0
     return model
+
+
+# What transformers renamed within the versions that pyproject.toml allows: both names are known here, and only here.
+
+
+def recompute_activations(model: Any) -> None:
+    """Keeps no activations within a layer: the backward pass computes them again."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
+@functools.cache
+def cache_argument(model_class: type) -> str:
+    """What `forward` of such a model calls its cache of keys and values: `cache`, formerly `past_key_values`."""
+    return "cache" if "cache" in inspect.signature(model_class.forward).parameters else "past_key_values"
 
 
 def locate(model: str | Path, part: Literal["actor", "critic"]) -> str:

@@ -33,12 +33,14 @@ from minivapo.interfaces import (
     derive_seed,
 )
 from minivapo.loading import (
+    cache_argument,
     check_fit,
     check_same_vocabulary,
     load_actor,
     load_critic,
     load_shape,
     load_tokenizer,
+    recompute_activations,
     stop_ids,
 )
 from minivapo.responses import pad_id
@@ -85,7 +87,7 @@ class LocalLearner:
         if save_memory:
             if not self.model.supports_gradient_checkpointing:
                 raise UserError(f"{type(model).__name__} cannot recompute activations: leave save_memory off.")
-            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            recompute_activations(self.model)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=0.0, weight_decay=config.weight_decay, foreach=True
         )
@@ -352,8 +354,8 @@ class LocalSampler:
         learner = self.learner
         with torch.autocast(torch.device(learner.device).type, torch.bfloat16, enabled=learner.autocast):
             output = self.model(
-                input_ids=tokens, attention_mask=attention, position_ids=positions, past_key_values=cache,
-                use_cache=True, logits_to_keep=1,
+                input_ids=tokens, attention_mask=attention, position_ids=positions, use_cache=True, logits_to_keep=1,
+                **{cache_argument(type(self.model)): cache},
             )  # fmt: skip
         return output.logits[:, -1].float()
 

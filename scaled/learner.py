@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers.integrations import HfDeepSpeedConfig
 
 from minivapo.interfaces import LossFn, Metrics, NonFiniteError, Outputs, Rollout, UserError, join
-from minivapo.loading import load_actor, load_critic
+from minivapo.loading import load_actor, load_critic, recompute_activations
 from minivapo.vapo import Config
 from scaled.balance import balance, cut, make_rows, tensors
 from scaled.checkpoint import forget_moments, load_learner, save_learner, whole_weights
@@ -65,7 +65,7 @@ class DeepSpeedLearner:
         self.attention = attention_name(self.model, kind, settings)
         self.model.set_attn_implementation(self.attention)
         if settings.activation_checkpointing and not frozen:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+            recompute_activations(self.model)
         module = PolicyModule(self.model, settings.logits_chunk) if kind == "actor" else CriticModule(self.model)
         self.cost_slope = attention_share(self.model)
         self.engine = self.start(module)

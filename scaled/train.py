@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or {"-h", "--help"} & set(words):
         print(__doc__)
         return 0 if words else 2
-    # Notices of libraries about each other, said once by every rank.
-    warnings.filterwarnings("ignore", category=FutureWarning)
+    if not sys.warnoptions:  # libraries' notices to developers, unless -W or PYTHONWARNINGS asks for them
+        warnings.simplefilter("ignore")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     words = [word for word in words if not word.startswith("--local_rank")]  # older launchers add it
     rank = int(os.environ.get("RANK", "0"))

@@ -1,6 +1,7 @@
 """What all tests share: shapes checked at run time, one thread, and a base model small enough to make on the spot."""
 
 import dataclasses
+import importlib.util
 import os
 
 import hypothesis
@@ -11,6 +12,7 @@ import pytest
 jaxtyping.install_import_hook("minivapo", "typecheck.check_shapes")
 
 import torch  # noqa: E402
+from browser import chromium  # noqa: E402
 
 from minivapo.tasks.base import make_base  # noqa: E402
 from minivapo.tasks.chain import Chain, ChainSpec  # noqa: E402
@@ -21,11 +23,56 @@ hypothesis.settings.register_profile("minivapo", deadline=None)
 hypothesis.settings.load_profile("minivapo")
 
 
+CI = os.environ.get("MINIVAPO_CI", "")
+"""CI's environment, see `.ci/run`: readme, full, low or newest; empty elsewhere."""
+
+
+def left_out(items):
+    """What this machine cannot run: the tests, and a line that says how many they are and what they need.
+
+    CI may leave out what DeepSpeed and vLLM run, where it does without them; the full environment leaves out nothing.
+    """
+    have_cluster = all(importlib.util.find_spec(name) for name in ("deepspeed", "vllm"))
+    needs = {
+        "scaled": (
+            "DeepSpeed and vLLM",
+            have_cluster or CI == "full",
+            [item for item in items if item.get_closest_marker("cluster")],
+        ),
+        "browser": (
+            "Chromium",
+            chromium() or CI,
+            [item for item in items if "browser" in getattr(item, "fixturenames", ())],
+        ),
+    }
+    lacking = [(name, what, tests) for name, (what, here, tests) in needs.items() if tests and not here]
+    lines = [f"{name}: {len(tests)} tests need {what}; see CONTRIBUTING.md" for name, what, tests in lacking]
+    return {item for *_, tests in lacking for item in tests}, lines
+
+
+LINES = pytest.StashKey[list[str]]()
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m deselects the same tests without a word
+def pytest_collection_modifyitems(config, items):
+    """Leaves out what this machine cannot run."""
+    out, config.stash[LINES] = left_out(items)
+    if out:
+        items[:] = [item for item in items if item not in out]
+        config.hook.pytest_deselected(items=list(out))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Says so."""
+    for line in config.stash.get(LINES, []):
+        terminalreporter.write_line(line)
+
+
 def fail_if_skipped(report):
-    """With MINIVAPO_CI=1 a skip is a failure: on a machine meant to run everything, nothing may go untested."""
-    if os.environ.get("MINIVAPO_CI") == "1" and report.skipped and not hasattr(report, "wasxfail"):
+    """In CI a skip is a failure: on a machine meant to run everything, nothing may go untested."""
+    if CI and report.skipped and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
-        report.outcome, report.longrepr = "failed", f"MINIVAPO_CI=1 allows no skipped test: {reason}"
+        report.outcome, report.longrepr = "failed", f"MINIVAPO_CI allows no skipped test: {reason}"
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from minivapo.interfaces import UserError
 from minivapo.loading import hub_answers
 
@@ -166,13 +168,12 @@ def count(config: Any, kind: str = "actor", name: str = "") -> Shape:
     Raises:
         UserError: the architecture is not like Llama's, whose layers the formulas describe.
     """
-    from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 
     if kind == "critic":
         config.num_labels = 1
     factory = AutoModelForCausalLM if kind == "actor" else AutoModelForTokenClassification
-    with init_empty_weights():
+    with torch.device("meta"):
         model = factory.from_config(config)
     model.tie_weights()
     trunk = model.base_model

@@ -21,7 +21,7 @@ context.set_forkserver_preload(
             "minivapo.show.live",
             "minivapo.show.report",
         ),
-        *("tyro", "pytest", "transformers.models.llama.modeling_llama", "accelerate.utils", "deepspeed"),
+        *("tyro", "pytest", "transformers.models.llama.modeling_llama", "deepspeed"),
     ]
 )
 

@@ -156,10 +156,9 @@ def test_a_missing_model_and_a_missing_vllm(tiny_model, tmp_path, capsys, monkey
     assert "needs vLLM" in capsys.readouterr().err
 
 
+@pytest.mark.cluster
 @pytest.mark.timeout(900)
 def test_vllm_samples_from_the_weights_of_a_run(tmp_path):
-    if importlib.util.find_spec("vllm") is None:
-        pytest.skip("vLLM is not installed")
     worker = Path(__file__).parents[2] / "support" / "vllm_eval_worker.py"
     subprocess.run([sys.executable, str(worker), str(tmp_path)], check=True, timeout=850, capture_output=True)
     found = json.loads((tmp_path / "found.json").read_text())

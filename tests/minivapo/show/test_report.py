@@ -4,10 +4,8 @@ import base64
 import gzip
 import json
 import math
-import os
 import random
 import re
-import shutil
 import unicodedata
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
@@ -15,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from browser import chromium
+from playwright.sync_api import sync_playwright
 
 from minivapo.interfaces import UserError
 from minivapo.runs import evaluation
@@ -435,7 +435,6 @@ def test_policy_allows_the_reports_own_scripts_only(tmp_path):
 # In a real browser
 # ---------------------------------------------------------------------------------------------------------
 
-CHROMIUM = os.environ.get("MINIVAPO_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 PATIENCE = 240_000  # milliseconds: a busy machine is slow, and slow is not wrong
 FLAGS = [
     "--no-sandbox",
@@ -448,19 +447,11 @@ FLAGS = [
 
 @pytest.fixture(scope="module")
 def browser():
-    reason = None
-    if not CHROMIUM:
-        reason = "no Chromium here (apt-get install chromium, or set MINIVAPO_CHROMIUM)"
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        reason = "playwright is not installed"
-    if reason:
-        pytest.skip(reason)
+    """Chromium; `tests/conftest.py` leaves out what uses it where there is none."""
     with sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
+        started = driver.chromium.launch(executable_path=chromium(), args=FLAGS)
+        yield started
+        started.close()
 
 
 @pytest.fixture

@@ -11,9 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-pytest.importorskip("accelerate", reason="scaled is not installed")
-pytest.importorskip("yaml", reason="scaled is not installed")
-
 from minivapo.interfaces import UserError
 from scaled.config import make_job, read_job
 from scaled.planning.advice import ERRORS, changes, plan
@@ -336,9 +333,9 @@ def test_no_file_is_a_message(capsys):
     assert "no such config file" in capsys.readouterr().err
 
 
+@pytest.mark.cluster
 def test_assumptions_about_the_learner_are_its_own():
     """Buffer sizes are DeepSpeed's defaults as long as the learner sets none, and GATHER is the checkpoint's."""
-    pytest.importorskip("deepspeed")
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
     from minivapo.vapo import Config
