@@ -1,4 +1,4 @@
-"""The command line: `minivapo train | eval | sample | ablate | report | watch | make-base | reward-model`."""
+"""The command line: `minivapo train | eval | sample | ablate | sweep | report | watch | make-base | reward-model`."""
 
 # No `from __future__ import annotations` here: tyro could not resolve names that a command imports for itself.
 import contextlib
@@ -735,11 +735,54 @@ def ablate_command(argv: Sequence[str]) -> int:
     return 0
 
 
+def sweep_command(argv: Sequence[str]) -> int:
+    """`minivapo sweep`: the map of VAPO."""
+    import tyro
+
+    from minivapo.study.sweeps import SWEEPS, machinery
+
+    @dataclass(frozen=True)
+    class Arguments:
+        """Run sweeps, each one technique along one axis, and write one CSV a sweep.
+
+        Stop it at any moment; the same line goes on where it was.
+        """
+
+        names: tyro.conf.Positional[tuple[str, ...]] = tuple(SWEEPS)
+        """Sweeps, in the order to run them."""
+        seeds: int = 10
+        """Seeds of each arm at each point."""
+        first_seed: int = 1000
+        """The first of them; the protocol keeps 0-99 for development."""
+        out: Path = Path("runs/sweeps")
+        """Folder of all runs, their bases and the CSVs."""
+        jobs: int = 2
+        """Processes at once, each of one thread."""
+
+    args = parse(Arguments, args=list(argv), prog="minivapo sweep")
+    check_flags(args, ones=("seeds", "jobs"))
+    from rich.progress import Progress, TextColumn
+
+    seeds, folder = range(args.first_seed, args.first_seed + args.seeds), args.out.resolve()
+    for sweep in map(machinery.find, args.names):
+        runs = machinery.plan(sweep, seeds)
+        with Progress(*Progress.get_default_columns()[:-1], TextColumn("{task.fields[left]}")) as bar:
+            row = bar.add_task(sweep.name, total=len(runs), left="")
+            for done, _, left in machinery.run_all(runs, SWEEPS, folder, args.jobs):
+                text = f"{done}/{len(runs)}" + (f", about {left / 60:.0f} min left" if left == left else "")
+                bar.update(row, completed=done, left=text)
+        path = folder / f"{sweep.name}.csv"
+        machinery.write_csv(machinery.table_rows(sweep, seeds, folder), path)
+        print(f"{sweep.name}: {path}")
+    return 0
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "train": train_command,
     "eval": eval_command,
     "sample": sample_command,
     "ablate": ablate_command,
+    "sweep": sweep_command,
     "report": report_command,
     "watch": watch_command,
     "make-base": make_base_command,
@@ -752,6 +795,7 @@ HELP = """MiniVAPO: VAPO in one readable file.
   minivapo eval RUN      mean pass rate over many samples, pass@k, interval; resumable
   minivapo sample RUN    show some responses, right and wrong
   minivapo ablate        Table 1 in miniature: presets × seeds, intervals, figures
+  minivapo sweep         the map of VAPO: where each technique matters, one CSV a sweep
   minivapo report RUN…   one HTML file with curves and the token explorer
   minivapo watch RUN     follow a run from another terminal
   minivapo make-base DIR make an embedded base model from nothing
