@@ -16,7 +16,7 @@ and besides, since tasks with a verdict at the end need none of it:
 
     8 no entropy bonus, no reward shaping, γ = 1, and a critic that shares nothing with the policy;
     9 advantage whitening, value clipping and KL to a reference policy are switches, off by default;
-   10 nothing is bootstrapped where the length limit cut a response.
+    10 nothing is bootstrapped where the length limit cut a response.
 
 What the paper leaves open is decided where it is used, in a comment that starts with "Choice:".
 The one rule that everything keeps: **a loss is a sum over tokens divided by a count taken over the whole
@@ -322,7 +322,7 @@ def pretrain_critic(config: Config, task: Task, engine: Engine) -> Iterator[Metr
     high; the paper's sentence says both "low", a slip.)
 
     Args:
-        config: value_pretrain_… and reward_model_steps are read.
+        config: the fields of value-pretraining and reward_model_steps are read.
         task, engine: see `train`.
     """
     progress = engine.progress
@@ -841,7 +841,7 @@ def evaluate(config: Config, task: Task, engine: Engine) -> Metrics:
     """Mean pass rate over eval_samples responses to each held-out problem (§5.1: temperature 1, top-p 0.7).
 
     Args:
-        config: eval_… are read.
+        config: the fields of evaluation are read.
         task, engine: see `train`.
     """
     world = engine.world

@@ -1,7 +1,7 @@
-"""Makes the README's pictures from the report of real runs, with headless Chromium.
+"""Makes pictures for the docs from the report of real runs, with headless Chromium.
 
-    python docs/make_screenshots.py RUN [RUN…]             # all runs together give the curves
-    python docs/make_screenshots.py RUN --explore 12       # this response of the first run in the explorer
+    python docs/generate/screenshots.py RUN [RUN…]             # all runs together give the curves
+    python docs/generate/screenshots.py RUN --explore 12       # this response of the first run in the explorer
 
 Needs `pip install playwright` and a Chromium (`apt-get install chromium`, or MINIVAPO_CHROMIUM=PATH).
 """
@@ -23,7 +23,7 @@ from minivapo.show.live import view
 from minivapo.show.report import make_report, read_run
 from minivapo.show.tail import Tail, newest_samples
 
-IMAGES = Path(__file__).parent / "images"
+IMAGES = Path(__file__).parents[1] / "images"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars"]
 
 

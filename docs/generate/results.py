@@ -1,4 +1,4 @@
-"""Writes docs/results.md and its figure from the committed CSV files: `python docs/make_results.py`."""
+"""Writes docs/results.md and its figures from the committed CSV files: `python docs/generate/results.py`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from minivapo.runs.statistics import t_interval
 from minivapo.study.table import COLUMNS, PAPER, TABLE_HEAD, compare, draw_table, format_table, read_table
 
 HERE = Path(__file__).parent
+DOCS = HERE.parent
 RATES = {"7e-5": "", "1e-4": "+actor_lr=1e-4+critic_lr=2e-4"}
 """Learning rates of the protocol: name -> what a row's name ends in."""
 CONFIRMATION = 1005
@@ -120,7 +121,7 @@ def cost_table(results: list[dict]) -> list[str]:
 
 def measured(name: str, column: str, **where: object) -> float:
     """The mean of a column of a mechanism's file over the rows that fit."""
-    rows = read_table(HERE / "results" / "mechanisms" / f"{name}.csv")
+    rows = read_table(DOCS / "results" / "mechanisms" / f"{name}.csv")
     chosen = [r[column] for r in rows if all(r[k] == v for k, v in where.items())]
     return sum(chosen) / len(chosen)
 
@@ -178,7 +179,7 @@ def notes() -> str:
 
 PREFACE = """# Results: Table 1 in miniature
 
-Generated from `docs/results/*.csv` by `python docs/make_results.py`; how it was run is in [the protocol](protocol),
+Generated from `docs/results/*.csv` by `python docs/generate/results.py`; how it was run is in [the protocol](protocol),
 what was tried before in [the log](log). Accuracy is in points on 2,048 held-out problems; intervals are bootstrap 95 %
 over seeds; a lead is VAPO minus the row, paired by seed.
 """
@@ -203,7 +204,7 @@ less: the paper's α belongs to responses of thousands of tokens.
 
 def read(name: str) -> list[dict]:
     """The runs of a table; none if it has not been run."""
-    path = HERE / "results" / f"{name}.csv"
+    path = DOCS / "results" / f"{name}.csv"
     if not path.exists():
         return []
     with path.open() as file:
@@ -215,12 +216,12 @@ def main() -> None:
     results, second = read("table1"), read("chain")
     later = at_rate([r for r in results if int(r["seed"]) >= CONFIRMATION], RATES["1e-4"])
     results = [r for r in results if int(r["seed"]) < CONFIRMATION]
-    (HERE / "results.md").write_text(markdown(results, later, second) + "\n")
+    (DOCS / "results.md").write_text(markdown(results, later, second) + "\n")
     if results:
         own, _ = at_own_rate({name: at_rate(results, suffix) for name, suffix in RATES.items()})
-        draw_table(compare(own), HERE / "images" / "table1.png")
+        draw_table(compare(own), DOCS / "images" / "table1.png")
     if second:
-        draw_table(compare(second), HERE / "images" / "table1-chain.png")
+        draw_table(compare(second), DOCS / "images" / "table1-chain.png")
 
 
 if __name__ == "__main__":
