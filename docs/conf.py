@@ -27,4 +27,3 @@ autodoc_typehints = "signature"
 autodoc_mock_imports = ["deepspeed", "vllm"]
 napoleon_google_docstring = True
 suppress_warnings = ["mystnb.unknown_mime_type", "misc.highlighting_failure"]
-

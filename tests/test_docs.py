@@ -1,7 +1,10 @@
 """What the pages say is true of the code: names exist, examples run, every logged metric is explained."""
 
+import csv
 import importlib
+import math
 import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -100,3 +103,18 @@ def test_the_metrics_page_is_what_its_one_home_says():
     from minivapo.show.metrics_info import markdown
 
     assert (ROOT / "docs/metrics.md").read_text() == markdown()
+
+
+def test_the_log_says_what_the_first_sweep_found():
+    """The sentence's three differences and intervals, computed anew from the committed rows."""
+    with (ROOT / "docs/results/sweeps/token-loss.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    scores = {(row["axis"], row["arm"], row["seed"]): 100 * float(row["score"]) for row in rows}
+    seeds = sorted({seed for _, _, seed in scores})
+    assert len(seeds) == 10
+    said = re.findall(r"\+(\d+\.\d) ± (\d\.\d)", (ROOT / "docs/log.md").read_text())
+    for axis, (mean, half) in zip(("1", "4", "16"), said, strict=True):
+        paired = [scores[axis, "token", seed] - scores[axis, "sample", seed] for seed in seeds]
+        t = 2.262  # Student's t, 9 degrees of freedom, 95 %
+        assert statistics.mean(paired) == pytest.approx(float(mean), abs=0.051)
+        assert t * statistics.stdev(paired) / math.sqrt(len(paired)) == pytest.approx(float(half), abs=0.051)

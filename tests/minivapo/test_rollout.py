@@ -162,6 +162,15 @@ def test_no_prompt_is_lost_or_doubled_over_ranks(size, tries):
         assert second == list(range(12, 24))
 
 
+def test_a_mini_batch_of_a_groups_size_is_not_one_group():
+    """Cut in the order of the prompts it would be, and the token-level loss would divide by that group's tokens."""
+    config = dataclasses.replace(CONFIG, mini_batch=CONFIG.group_size)
+    rollout = collect(config, NumberTask(), fake_engine(), "train")
+    assert sorted(rollout.number.tolist()) == list(range(config.batch_size))
+    batches = [rollout.group[rollout.number // config.mini_batch == k] for k in range(config.prompts_per_step)]
+    assert sum(len(set(groups.tolist())) > 1 for groups in batches) > len(batches) / 2
+
+
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_a_mini_batch_holds_the_same_prompts_for_any_number_of_ranks(size):
     """And rows of all prompts are mixed, so that no mini-batch is the group of one."""
