@@ -77,6 +77,7 @@ def command_child(argv: list[str], stderr: Path, file_limit: int | None = None) 
 
     torch.set_num_threads(1)
     if file_limit is not None:
+        sys.dont_write_bytecode = True  # Python would leave cut .pyc files behind, for everyone
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
     with stderr.open("w") as sys.stderr:
