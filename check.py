@@ -20,9 +20,13 @@ PYTEST = [*PYTHON, "pytest", "-p", "no:cacheprovider", "--durations=10"]
 MEASURED = os.environ.get("MINIVAPO_CI") in ("readme", "full")
 COVERAGE = ["--cov=minivapo", "--cov=scaled", "--cov-report="] if MEASURED else []
 STEPS: dict[str, list[list[str]]] = {  # in the order in which they start: quick ones, then the longest first
-    "style": [[*PYTHON, "ruff", "check", "."], [*PYTHON, "ruff", "format", "--check", "."]],
+    "style": [
+        [*PYTHON, "ruff", "check", "."],
+        [*PYTHON, "ruff", "format", "--check", "."],
+        [sys.executable, "-c", "from importlinter.cli import lint_imports_command as lint_imports; lint_imports()"],
+    ],
     "types": [[*PYTHON, "pyright"]],
-    "scaled": [[*PYTEST, "-m", "cluster", *COVERAGE]],
+    "scaled": [[*PYTEST, "-m", "cluster or real", *COVERAGE]],
     "tests": [[*PYTEST, "-m", "not slow and not cluster", *COVERAGE]],
     "learning": [[*PYTEST, "-m", "slow"]],
     "notebooks": [[*PYTEST, "--nbmake", "--nbmake-timeout=600", "notebooks"]],

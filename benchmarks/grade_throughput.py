@@ -90,7 +90,7 @@ def main() -> None:
     options = parser.parse_args()
     import math_verify  # noqa: F401  (imported before the clock starts, for both)
 
-    from minivapo.tasks.math import Verifier
+    from minivapo.tasks.verifier import Verifier
 
     logging.disable(logging.WARNING)
     rows = []

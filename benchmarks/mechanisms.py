@@ -1,11 +1,11 @@
-"""Measure what each repair of VAPO acts on, against the truth; writes docs/results/mechanisms/*.csv.
+"""Measure what each technique of VAPO acts on, against the truth; writes docs/results/mechanisms/*.csv.
 
     OMP_NUM_THREADS=1 python benchmarks/mechanisms.py                 # everything: about 20 CPU-minutes
     OMP_NUM_THREADS=1 python benchmarks/mechanisms.py value reach     # only these
 
 Everything runs on the embedded chain task and its shipped base policy. Critics and the half-trained policy that
 several parts need are kept in a work folder, so a stopped run goes on where it was. The first line of every CSV
-says with which command and at which commit it was made. What is measured is explained in `minivapo/mechanisms.py`.
+says with which command and at which commit it was made. `minivapo.study.mechanisms` explains what is measured.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Holds the plan against measurement and states its error.
+"""Holds the plan against measurement and states its error; one long file, so that all checks write one table.
 
     python benchmarks/plan_check.py                  # everything that needs no GPU, a few minutes on 2 cores
     python benchmarks/plan_check.py --device cuda    # the learner's phases on one GPU, real shapes: not run
@@ -273,10 +273,10 @@ def random_rollout(rows: int, length: int, vocab: int) -> Any:
 
 
 def sum_loss(name: str) -> Any:
-    """A loss that touches every output."""
+    """A loss that touches every output of a response's tokens."""
 
     def loss_fn(outputs: Any, rows: Any) -> Any:
-        loss = outputs[name].float().sum() * 1e-4
+        loss = (outputs[name].float() * rows.mask).sum() * 1e-4
         return loss, {"loss": loss.detach()}, {}
 
     return loss_fn
@@ -638,12 +638,14 @@ def assumptions_part() -> str:
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
             name = field.target.id
             meaning = " ".join(str(text.value.value).split())
-            lines.append(f"| `--{name.replace('_', '-')}` | {getattr(Assumptions(), name):g} | {meaning} |")
+            default = getattr(Assumptions(), name)
+            assert not isinstance(default, bool)  # a switch is two flags, --name and --no-name
+            lines.append(f"| `--{name.replace('_', '-')}` | {default:g} | {meaning} |")
     return "\n".join(lines)
 
 
 def summary_row(name: str, plan: Plan) -> str:
-    """Fits, worst moment, a step, the run."""
+    """Fits, peak memory, one step, the run."""
     total = sum(plan.run.values())
     hours = total / 3600 * plan.setup.job.settings.ranks
     peak = f"{gib(plan.peak.total)} of {gib(plan.setup.gpu.memory)} ({plan.peak.name})"
@@ -652,7 +654,7 @@ def summary_row(name: str, plan: Plan) -> str:
     return f"| {name} | {fits} | {peak} | {step} | {duration(total)} | {hours:,.0f} |"
 
 
-HEADER = "| {} | fits | worst moment, GiB | one step | whole run | GPU-hours |\n|---|---|---|--:|--:|--:|\n"
+HEADER = "| {} | fits | peak, GiB | one step | whole run | GPU-hours |\n|---|---|---|--:|--:|--:|\n"
 
 
 def what_if_part() -> str:

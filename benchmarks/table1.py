@@ -2,7 +2,7 @@
 
     python benchmarks/table1.py --bases minivapo/bases/chain base1 base2 --out runs/tables
 
-`table1.csv` and `chain.csv` in that folder are those of docs/results; `python docs/generate/results.py` makes the
+`table1.csv` and `chain.csv` in that folder are those of docs/results; `python docs/generate/first_table.py` makes the
 page.
 """
 

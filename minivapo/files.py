@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minivapo.interfaces import UserError
+from minivapo.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -62,19 +62,24 @@ def read_objects(path: Path) -> tuple[list[dict[str, Any]], bool]:
     Raises:
         UserError: a line other than the last is not a JSON object.
     """
-    rows = []
+    rows = list(each_object(path))
+    return [row for row in rows if row is not None], None in rows[-1:]
+
+
+def each_object(path: Path) -> Iterator[dict[str, Any] | None]:
+    """The objects of a JSON-lines file, one at a time; None at its end if the last line was only half written.
+
+    Raises:
+        UserError: a line other than the last is not a JSON object.
+    """
     with path.open("rb") as file:
         for line in json_lines(file):
-            if line.row is not None:
-                rows.append(line.row)
-            elif not line.whole:  # the run is writing it now, or was stopped there
-                return rows, True
-            else:
+            if line.row is None and line.whole:
                 raise UserError(
                     f"{path}, line {line.number}: not a JSON object: {excerpt(line.text)}. The file is "
                     "damaged; delete that line, or train again into a new folder."
                 )
-    return rows, False
+            yield line.row
 
 
 def excerpt(text: bytes) -> str:

@@ -8,19 +8,17 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from minivapo.errors import NonFiniteError as NonFiniteError
+from minivapo.errors import UserError as UserError
 
-class UserError(ValueError):
-    """Something the user can mend; its text says what was wrong, what was expected and what to do."""
-
-
-class NonFiniteError(RuntimeError):
-    """A loss or gradient was NaN or infinite: the step was refused and the weights are as before it."""
+if TYPE_CHECKING:  # the algorithm itself runs without transformers
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ class Rollout:
     """Number of the prompt in the stream of training prompts."""
     number: Int[Tensor, " batch"]
     """Place in the rollout over all ranks, shuffled: mini-batch k has the numbers k · mini_batch and following."""
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list[Problem])
     """One for each row, or empty where nobody asks for them."""
     mixed: Tensor | None = None
     """[batch], bool: the row's group has right and wrong responses."""
@@ -105,7 +103,7 @@ class Rollout:
         """These rows, in this order, without columns in which all of them are padding."""
         index = torch.as_tensor(index, dtype=torch.long)
         width = int(self.totals[index].max()) if len(index) else 0
-        parts: dict[str, Any] = {"problems": [self.problems[i] for i in index.tolist()] if self.problems else []}
+        parts: dict[str, Any] = {"problems": [self.problems[int(i)] for i in index] if self.problems else []}
         for f in dataclasses.fields(self):
             x = getattr(self, f.name)
             if isinstance(x, Tensor):
@@ -164,9 +162,9 @@ def make_rollout(
 def join(parts: Sequence[Rollout], pad: int) -> Rollout:
     """One rollout of the rows of all parts, in order, padded to the longest."""
     width = max(p.tokens.shape[1] for p in parts)
-    columns = {}
+    columns: dict[str, Any] = {}
     for f in dataclasses.fields(Rollout):
-        xs = [getattr(p, f.name) for p in parts]
+        xs: list[Any] = [getattr(p, f.name) for p in parts]
         if f.name == "problems":
             columns[f.name] = [problem for x in xs for problem in x]
         elif xs[0] is not None:
@@ -224,8 +222,12 @@ class Task(Protocol):
         """The first `count` held-out problems, in a fixed order."""
         ...
 
-    def judge(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[bool | None]:
-        """Right or wrong by the final answer alone; None where the verifier itself failed."""
+    def judge(self, problems: Sequence[Problem], responses: Sequence[str]) -> Sequence[float | None]:
+        """True or False by the final answer alone, or a score in [0, 1]; None where the verifier itself failed.
+
+        A score is the share of the way from the reward of a wrong response to that of a correct one. It counts as
+        correct from the task's `correct_from`, or 0.5 where it has none.
+        """
         ...
 
 
@@ -275,7 +277,7 @@ class Sampler(Protocol):
         temperature: float = 1.0,
         top_p: float = 1.0,
     ) -> list[Sample]:
-        """n responses for each prompt, those of one prompt together.
+        """n responses for each prompt, those of one prompt together; at temperature 0 the likeliest token each time.
 
         Raises RuntimeError if `version` is not the version of the weights it holds.
         """
@@ -332,13 +334,18 @@ class Engine(Protocol):
     """The last rollout, for those who watch."""
 
     @property
+    def config(self) -> object:
+        """The `minivapo.vapo.Config` it was built for."""
+        ...
+
+    @property
     def world(self) -> World:
         """The ranks."""
         ...
 
     @property
-    def tokenizer(self) -> Any:
-        """The policy's, of transformers."""
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The policy's."""
         ...
 
     @property

@@ -1,6 +1,7 @@
 """The local engine: any transformers causal LM on one device (CPU, CUDA or MPS), with torch's AdamW.
 
-It stands behind the interfaces of `minivapo.vapo` as DeepSpeed and vLLM do in `scaled`.
+It stands behind the interfaces of `minivapo.vapo` as DeepSpeed and vLLM do in `scaled`. Learner, sampler and engine are
+in one file, under 500 lines, so that the whole of what runs on a laptop can be read beside `vapo.py`.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache
 
+from minivapo.caches import arguments, make_cache
+from minivapo.critics import score_in_float32
 from minivapo.interfaces import (
     Gae,
     Learner,
@@ -33,9 +36,9 @@ from minivapo.interfaces import (
     derive_seed,
 )
 from minivapo.loading import (
-    cache_argument,
     check_fit,
     check_same_vocabulary,
+    critic_source,
     load_actor,
     load_critic,
     load_shape,
@@ -43,6 +46,7 @@ from minivapo.loading import (
     recompute_activations,
     stop_ids,
 )
+from minivapo.prefix import attends_only, distinct_prompts, in_columns, pays, responses_of, shared_pass
 from minivapo.responses import pad_id
 from minivapo.vapo import Config, gae
 
@@ -82,14 +86,19 @@ class LocalLearner:
         self.model: Any = model.to(device)  # a transformers model: more than nn.Module says
         self.kind, self.config, self.device = kind, config, device
         self.autocast, self.save_memory = autocast, save_memory
+        self.dtype = torch.bfloat16 if autocast else torch.float32
         self.version = 0
+        # transformers gives up the keys and values of prompts where it recomputes activations.
+        self.shares = not save_memory and attends_only(self.model)
         self.model.eval()
+        if kind == "critic" and autocast:
+            score_in_float32(self.model)
         if save_memory:
             if not self.model.supports_gradient_checkpointing:
                 raise UserError(f"{type(model).__name__} cannot recompute activations: leave save_memory off.")
             recompute_activations(self.model)
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=0.0, weight_decay=config.weight_decay, foreach=True
+            self.model.parameters(), lr=0.0, weight_decay=config.weight_decay, fused=True
         )
 
     def micro_batches(self, rollout: Rollout) -> list[list[int]]:
@@ -98,27 +107,52 @@ class LocalLearner:
         return [order[i : i + self.config.micro_batch] for i in range(0, len(order), self.config.micro_batch)]
 
     def outputs(self, rows: Rollout, entropy: bool) -> Outputs:
-        """Forward pass over one micro-batch; tensors [rows, time] on the device."""
-        tokens = rows.tokens.to(self.device)
-        attention = (torch.arange(tokens.shape[1]) < rows.totals[:, None]).to(self.device)
-        context = torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.autocast)
-        with context:
-            logits = self.model(input_ids=tokens, attention_mask=attention, use_cache=False).logits
-        if self.kind == "critic":
-            scores = logits[..., 0].float() if self.autocast else logits[..., 0]
-            return {"values": shift(scores), "scores": scores}
-        width = max(1, LOGITS_AT_ONCE // (len(rows) * logits.shape[-1]))
-        parts = []
-        for start in range(0, tokens.shape[1] - 1, width):
-            end = min(start + width, tokens.shape[1] - 1)
-            arguments = logits[:, start:end], tokens[:, start + 1 : end + 1], entropy
-            if self.save_memory and torch.is_grad_enabled():
-                parts.append(checkpoint(self.token_scores, *arguments, use_reentrant=False))
+        """Forward pass over one micro-batch; tensors [rows, time] on the device.
+
+        Log-probs and entropies stand on response tokens. Where it pays, a prompt is computed once for its responses.
+        """
+        first = max(1, int((rows.totals - rows.lengths).min()))
+        prompts = self.prompts_to_share(rows)
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.autocast):
+            if prompts:
+                logits = shared_pass(self.model, rows, *prompts, self.device, whole=self.kind == "critic")
             else:
-                parts.append(self.token_scores(*arguments))
-        return {name: unshift(torch.cat([part[name] for part in parts], 1)) for name in parts[0]}
+                logits = self.plain_pass(rows, first)
+        if self.kind == "critic":
+            scores = logits[..., 0]
+            return {"values": shift(scores), "scores": scores}
+        targets = responses_of(rows) if prompts else rows.tokens[:, first:]
+        found = self.token_scores(logits, targets.to(self.device), entropy)
+        return {k: in_columns(x, rows) if prompts else nn.functional.pad(x, (first, 0)) for k, x in found.items()}
+
+    def prompts_to_share(self, rows: Rollout) -> tuple[list[int], Tensor] | None:
+        """See `minivapo.prefix.distinct_prompts`; None where the plain pass is faster, or the only one."""
+        if not self.shares or len(rows) == 1:
+            return None
+        firsts, of = distinct_prompts(rows)
+        return (firsts, of) if pays(rows, firsts) else None
+
+    def plain_pass(self, rows: Rollout, first: int) -> Tensor:
+        """Outputs [rows, time, outputs] after each token; an actor's begin one column before `first`."""
+        tokens = rows.tokens.to(self.device)
+        wanted = {"logits_to_keep": tokens.shape[1] - first + 1} if self.kind == "actor" else {}
+        attention = (torch.arange(tokens.shape[1]) < rows.totals[:, None]).to(self.device)
+        return self.model(input_ids=tokens, attention_mask=attention, use_cache=False, **wanted).logits
 
     def token_scores(self, logits: Tensor, targets: Tensor, entropy: bool) -> Outputs:
+        """What `scores_of_part` says of targets [rows, time], so many at once that their softmax fits into memory."""
+        width = max(1, LOGITS_AT_ONCE // (len(logits) * logits.shape[-1]))
+        parts = []
+        for start in range(0, targets.shape[1], width):
+            some = slice(start, min(start + width, targets.shape[1]))  # nothing follows the last of the logits
+            if self.save_memory and torch.is_grad_enabled():
+                part = checkpoint(self.scores_of_part, logits[:, some], targets[:, some], entropy, use_reentrant=False)
+            else:
+                part = self.scores_of_part(logits[:, some], targets[:, some], entropy)
+            parts.append(part)
+        return {name: torch.cat([p[name] for p in parts], 1) for name in parts[0]}
+
+    def scores_of_part(self, logits: Tensor, targets: Tensor, entropy: bool) -> Outputs:
         """Log-probs of the targets, and entropies, from logits [rows, time, vocabulary]; all [rows, time]."""
         logprobs = torch.log_softmax(logits.float() if self.autocast else logits, -1)
         out = {"logprobs": logprobs.gather(-1, targets[..., None])[..., 0]}
@@ -127,14 +161,16 @@ class LocalLearner:
         return out
 
     @torch.no_grad()
-    def forward(self, rollout: Rollout) -> Outputs:
-        """See `minivapo.interfaces.Learner.forward`."""
+    def forward(self, rollout: Rollout, training: bool = False) -> Outputs:
+        """See `minivapo.interfaces.Learner.forward`; `training` has the network in the mode of `step`."""
         result: Outputs = {}
+        self.model.train(training and self.save_memory)
         for index in self.micro_batches(rollout):
             rows = rollout.rows(index)
             for name, x in self.outputs(rows, entropy=True).items():
                 whole = result.setdefault(name, torch.zeros(rollout.tokens.shape, dtype=x.dtype))
                 whole[index, : x.shape[1]] = x.cpu()
+        self.model.eval()
         return result
 
     def step(self, rollout: Rollout, loss_fn: LossFn, lr: float) -> tuple[Metrics, Metrics]:
@@ -189,19 +225,13 @@ class LocalLearner:
         parameters = dict(self.model.named_parameters())
         for key, x in tensors.items():
             name, _, part = key.rpartition("|")
-            x = x if part == "step" else x.to(self.device)  # AdamW keeps its step count on the CPU
-            self.optimizer.state[parameters[name]][part] = x
+            self.optimizer.state[parameters[name]][part] = x.to(self.device)
         self.version = json.loads((folder / "learner.json").read_text())["version"]
 
 
 def shift(scores: Tensor) -> Tensor:
     """Moves outputs after token t to column t + 1: V(s_t) is what the critic says after token t − 1."""
     return torch.cat([torch.zeros_like(scores[:, :1]), scores[:, :-1]], 1)
-
-
-def unshift(predictions: Tensor) -> Tensor:
-    """Puts predictions for tokens 1 … T − 1 in their columns; column 0 has no prediction and gets 0."""
-    return nn.functional.pad(predictions, (1, 0))
 
 
 def check_finite(name: str, loss: float, grad_norm: float) -> None:
@@ -222,39 +252,6 @@ def check_finite(name: str, loss: float, grad_norm: float) -> None:
 # ---------------------------------------------------------------------------------------------------------
 
 
-class BufferedLayer(DynamicLayer):
-    """A KV cache that writes into spare room instead of copying everything for each token."""
-
-    room = 64  # tokens to grow by, at least
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Appends one or more tokens; returns the views of all keys and values so far."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.buffers = [key_states[:, :, :0], value_states[:, :, :0]]
-        start = self.get_seq_length()
-        end = start + key_states.shape[2]
-        if end > self.buffers[0].shape[2]:
-            grow = max(self.room, end - start, start // 2)
-            self.buffers = [nn.functional.pad(x[:, :, :start], (0, 0, 0, grow)) for x in self.buffers]
-        for buffer, x in zip(self.buffers, (key_states, value_states), strict=True):
-            buffer[:, :, start:end] = x
-        self.keys, self.values = (buffer[:, :, :end] for buffer in self.buffers)
-        return self.keys, self.values
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeats each row, as when a prompt's samples share its prefix."""
-        length = self.get_seq_length()
-        self.buffers = [x.repeat_interleave(repeats, 0) for x in self.buffers]
-        self.keys, self.values = (x[:, :, :length] for x in self.buffers)
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keeps these rows only."""
-        length = self.get_seq_length()
-        self.buffers = [x[indices] for x in self.buffers]
-        self.keys, self.values = (x[:, :, :length] for x in self.buffers)
-
-
 class LocalSampler:
     """Batched sampling with a KV cache; it shares the actor's module, so `sync` copies nothing.
 
@@ -265,7 +262,7 @@ class LocalSampler:
         tokenizer: for the padding id and, with stop strings, the text so far.
         max_new_tokens: length limit of a response.
         stop: strings that end a response besides EOS.
-        batch: rows sampled at once.
+        batch: at most so many rows are sampled at once.
     """
 
     def __init__(self, tokenizer: Any, max_new_tokens: int, stop: Sequence[str] = (), batch: int = 256) -> None:
@@ -292,14 +289,16 @@ class LocalSampler:
         if version != self.version:
             raise RuntimeError(f"the sampler holds weights of version {self.version}, not {version}: call sync first")
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # little padding within a batch
-        size = max(1, self.batch // n)
         result: list[list[Sample]] = [[] for _ in prompts]
+        size = max(1, self.batch // n)
         for start in range(0, len(order), size):
             part = order[start : start + size]
-            generator = torch.Generator(self.ends.device).manual_seed(derive_seed(seed, start))
-            samples = self.sample_batch([prompts[i] for i in part], n, generator, temperature, top_p)
-            for j, i in enumerate(part):
-                result[i] = samples[j * n : (j + 1) * n]
+            for first in range(0, n, self.batch):  # more than one turn only where a single prompt has too many
+                rows, key = min(n - first, self.batch), (start, first) if first else (start,)
+                generator = torch.Generator(self.ends.device).manual_seed(derive_seed(seed, *key))
+                samples = self.sample_batch([prompts[i] for i in part], rows, generator, temperature, top_p)
+                for j, i in enumerate(part):
+                    result[i] += samples[j * rows : (j + 1) * rows]
         return [sample for group in result for sample in group]
 
     @torch.no_grad()
@@ -315,13 +314,13 @@ class LocalSampler:
         for i, prompt in enumerate(prompts):  # left padding, so that every row decodes at the same column
             tokens[i, width - len(prompt) :] = torch.tensor(prompt, device=device)
             attention[i, width - len(prompt) : width] = 1
-        cache = Cache(layer_class_to_replicate=BufferedLayer)
+        cache = make_cache(self.model)
         positions = (attention.cumsum(1) - 1).clamp(min=0)
         logits = self.decode(tokens, attention[:, :width], positions[:, :width], cache)
         if logits.isnan().any():
             text = "sampler: the policy's logits are NaN, its weights are not finite; resume from an earlier checkpoint"
             raise NonFiniteError(f"{text} with a lower actor_lr or another seed.")
-        cache.batch_repeat_interleave(n)
+        cache.reorder_cache(torch.arange(len(prompts), device=device).repeat_interleave(n))
         logits, attention, positions = (x.repeat_interleave(n, 0) for x in (logits, attention, positions))
 
         out = torch.zeros(rows, self.max_new_tokens, dtype=torch.long, device=device)
@@ -340,7 +339,7 @@ class LocalSampler:
                 break
             if len(keep) < 0.75 * len(active):
                 active, picked, attention, positions = active[keep], picked[keep], attention[keep], positions[keep]
-                cache.batch_select_indices(keep)
+                cache.reorder_cache(keep)
             column = width + t
             logits = self.decode(picked[:, None], attention[:, : column + 1], positions[:, column : column + 1], cache)
         out, logprobs, lengths, ended = (x.cpu() for x in (out, logprobs, lengths, ended))
@@ -353,10 +352,8 @@ class LocalSampler:
         """Logits [rows, vocabulary] in fp32 after the last of these tokens."""
         learner = self.learner
         with torch.autocast(torch.device(learner.device).type, torch.bfloat16, enabled=learner.autocast):
-            output = self.model(
-                input_ids=tokens, attention_mask=attention, position_ids=positions, use_cache=True, logits_to_keep=1,
-                **{cache_argument(type(self.model)): cache},
-            )  # fmt: skip
+            known = arguments(type(self.model), cache, attention, positions)
+            output = self.model(input_ids=tokens, use_cache=True, logits_to_keep=1, **known)
         return output.logits[:, -1].float()
 
     def at_stop_string(self, out: Tensor, active: Tensor, t: int) -> Tensor:
@@ -376,13 +373,29 @@ def pick(logits: Tensor, generator: torch.Generator, temperature: float, top_p: 
     other settings are for evaluation.
     """
     logprobs = torch.log_softmax(logits, -1)
+    if temperature == 0:
+        picked = logits.argmax(-1, keepdim=True)
+        return picked[:, 0], logprobs.gather(-1, picked)[:, 0]
     probs = logprobs.exp() if temperature == 1.0 else torch.softmax(logits / temperature, -1)
     if top_p < 1:
-        ordered, index = probs.sort(-1, descending=True)
-        ordered[ordered.cumsum(-1) - ordered >= top_p] = 0  # keeps the token that crosses top_p
-        probs = torch.zeros_like(probs).scatter(-1, index, ordered)
+        probs = nucleus(probs, top_p)
     picked = torch.multinomial(probs, 1, generator=generator)
     return picked[:, 0], logprobs.gather(-1, picked)[:, 0]
+
+
+def nucleus(probs: Tensor, top_p: float, few: int = 256) -> Tensor:
+    """Probabilities [rows, vocabulary] with 0 for all but the most likely tokens, up to the one that crosses top_p.
+
+    Looks at the `few` most likely tokens first, and at 16 times as many in rows where these do not reach top_p: sorting
+    a whole vocabulary takes longer than the network does.
+    """
+    ordered, index = probs.topk(min(few, probs.shape[-1]), -1)
+    before = ordered.cumsum(-1) - ordered
+    kept = torch.zeros_like(probs).scatter(-1, index, ordered.masked_fill(before >= top_p, 0))
+    short = (before[:, -1] + ordered[:, -1] < top_p) & (few < probs.shape[-1])
+    if short.any():
+        kept[short] = nucleus(probs[short], top_p, 16 * few)
+    return kept
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -399,6 +412,7 @@ class LocalEngine:
         stop: the task's stop strings.
         device: "cpu", "cuda", "mps".
         critic: transformers folder or hub name that the critic starts from, if not the policy's.
+        reference: the policy that kl_coef holds the actor to, if not the model it starts from: that of a resumed run.
         autocast: bfloat16 compute with fp32 weights; for GPUs.
         save_memory: see `LocalLearner`.
         sample_batch: responses sampled at once; fewer need less memory for their KV cache.
@@ -415,6 +429,7 @@ class LocalEngine:
         stop: Sequence[str] = (),
         device: str = "cpu",
         critic: str | Path | None = None,
+        reference: str | Path | None = None,
         autocast: bool = False,
         save_memory: bool = False,
         sample_batch: int = 256,
@@ -423,20 +438,23 @@ class LocalEngine:
             raise UserError(f"sample_batch is {sample_batch}; it must be at least 1.")
         self.world = World()
         self.gae: Gae = gae
+        self.config = config
         self.progress = Progress()
         self.rollout: Rollout | None = None
         self.tokenizer = load_tokenizer(model)
-        check_fit(load_shape(model), model, self.tokenizer, config)
+        lengths = (config.max_prompt_tokens, config.max_new_tokens)
+        check_fit(load_shape(model), model, self.tokenizer, *lengths)
         self.actor = LocalLearner(load_actor(model), "actor", config, device, autocast, save_memory)
-        self.critic = None
+        self.critic: Learner | None = None
         if config.advantage == "gae":
-            saved = config.critic_init not in ("policy", "reward-model")
-            start = critic or (config.critic_init if saved else model)
+            start = critic_source(config.critic_init, model, critic)
             if start != model:
                 check_same_vocabulary(self.tokenizer, start)
-            check_fit(load_shape(start, "critic"), start, self.tokenizer, config)
+            check_fit(load_shape(start, "critic"), start, self.tokenizer, *lengths)
             self.critic = LocalLearner(load_critic(start, config.seed), "critic", config, device, autocast, save_memory)
-        self.reference = LocalLearner(load_actor(model), "actor", config, device, autocast) if config.kl_coef else None
+        self.reference = None
+        if config.kl_coef:
+            self.reference = LocalLearner(load_actor(reference or model), "actor", config, device, autocast)
         self.sampler = LocalSampler(self.tokenizer, config.max_new_tokens, stop, sample_batch)
 
     def balance(self, rollout: Rollout, mini_batch: int) -> Rollout:

@@ -65,6 +65,7 @@ def describe(rollout: Rollout, world: World) -> Metrics:
         "advantage_square": float(a.square().sum()),
         "value": float(torch.where(mask, rollout.values, 0).double().sum()) if rollout.values is not None else 0.0,
         "mixed": float(rollout.mixed.sum()),
+        "lam_zero": float((rollout.lam == 0).sum()) if rollout.lam is not None else 0.0,
     }
     s = reduce_sums(world, [sums])
     lam = torch.zeros(1) if rollout.lam is None else rollout.lam
@@ -91,6 +92,7 @@ def describe(rollout: Rollout, world: World) -> Metrics:
     }
     if rollout.values is not None:
         metrics |= {"advantage/lam_min": -lam_min, "advantage/lam_max": lam_max}
+        metrics["advantage/lam_zero"] = s["lam_zero"] / n
         metrics |= {"value/mean": s["value"] / tokens, **explained_variance(rollout, world)}
     return metrics
 
@@ -98,6 +100,22 @@ def describe(rollout: Rollout, world: World) -> Metrics:
 def largest(x: Tensor) -> Tensor:
     """The maximum in float64; −∞ where there is nothing, as on a rank that holds no rows."""
     return x.double().max() if x.numel() else torch.tensor(-math.inf, dtype=torch.float64)
+
+
+def evaluation_interval(every: int, steps: int, rollouts: float) -> int:
+    """Steps from one evaluation to the next.
+
+    Args:
+        every: the configuration's `eval_every`.
+        steps: of the run.
+        rollouts: what one evaluation costs, in rollouts of training.
+
+    Returns:
+        `every`; if that is 0, as many as leave room for three evaluations between start and end, or for fewer, so that
+        these cost at most a tenth of the run.
+    """
+    between = min(3, int(steps / 10 / rollouts))
+    return every or max(1, -(-steps // (between + 1)))
 
 
 class Clock:

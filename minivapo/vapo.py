@@ -38,21 +38,21 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from minivapo.interfaces import (
-    Engine,
-    Gae,
-    LossFn,
-    Metrics,
-    Outputs,
-    Rollout,
-    Task,
-    UserError,
-    World,
-    derive_seed,
-    join,
+from minivapo.errors import UserError
+from minivapo.interfaces import Engine, Gae, LossFn, Metrics, Outputs, Rollout, Task, World, derive_seed, join
+from minivapo.measure import Clock, describe, evaluation_interval, explained_variance, reduce_sums
+from minivapo.options.fields import (
+    Count,
+    Fraction,
+    FractionBelowOne,
+    Natural,
+    NotNegative,
+    OpenFraction,
+    Positive,
+    PositiveFraction,
+    check,
 )
-from minivapo.measure import Clock, describe, explained_variance, reduce_sums
-from minivapo.responses import Draw, as_rollout, pad_id, respond
+from minivapo.responses import Draw, as_rollout, held_out_problems, pad_id, respond, training_problem
 
 # ---------------------------------------------------------------------------------------------------------
 # Configuration
@@ -63,34 +63,34 @@ from minivapo.responses import Draw, as_rollout, pad_id, respond
 class Config:
     """Everything that decides a run, besides the task and the model. Defaults are VAPO at laptop size."""
 
-    # The seven repairs: each ablation of the paper's Table 1 changes exactly one of these fields.
-    value_pretrain_steps: int = 24
-    """Repair 1: at most so many rollouts of value-pretraining; 0 turns it off (paper: 50)."""
+    # The seven techniques (§4): each ablation of the paper's Table 1 changes exactly one of these fields.
+    value_pretrain_steps: Natural = 24
+    """Technique 1 (§4.1): maximum number of rollouts of value-pretraining; 0 turns it off (paper: 50)."""
     decoupled_gae: bool = True
-    """Repair 2: the critic's targets use lam_critic; if False they use the policy's λ."""
+    """Technique 2 (§4.1): the critic's targets use lam_critic; if False they use the policy's λ."""
     length_adaptive: bool = True
-    """Repair 3: λ_policy = 1 − 1/(α l) for a response of l tokens; if False it is lam."""
+    """Technique 3 (§4.2): λ_policy = 1 − 1/(α l) for a response of l tokens; if False it is lam."""
     token_level_loss: bool = True
-    """Repair 4: mean over all tokens of the mini-batch; if False, mean over samples of per-sample means."""
-    clip_high: float = 0.28
-    """Repair 5: the ratio is clipped to [1 − clip_low, 1 + clip_high]."""
-    positive_coef: float = 0.1
-    """Repair 6: weight μ of the LM loss on correct responses; 0 turns it off."""
-    group_size: int = 8
-    """Repair 7: responses for each prompt, at a fixed batch_size (paper: 16; 1 = no group sampling)."""
+    """Technique 4 (§4.2): mean over all tokens of the mini-batch; if False, mean over samples of per-sample means."""
+    clip_high: Positive = 0.28
+    """Technique 5 (§4.3): the ratio is clipped to [1 − clip_low, 1 + clip_high]."""
+    positive_coef: NotNegative = 0.1
+    """Technique 6 (§4.3): weight μ of the LM loss on correct responses; 0 turns it off."""
+    group_size: Count = 8
+    """Technique 7 (§4.3): responses per prompt, at a fixed batch_size (paper: 16; 1 = no group sampling)."""
 
     # Advantages (§2 eq. 3, §4.1-4.2)
     advantage: Literal["gae", "group"] = "gae"
     """gae: from a critic. group: GRPO's outcome minus group mean over group deviation, without a critic."""
-    gamma: float = 1.0
+    gamma: Fraction = 1.0
     """Discount per token; 1 throughout the paper."""
-    lam: float = 0.95
+    lam: Fraction = 0.95
     """Fixed λ of the policy's GAE, used when length_adaptive is off."""
-    lam_critic: float = 1.0
+    lam_critic: Fraction = 1.0
     """λ of the critic's targets when decoupled_gae is on; 1 makes them Monte-Carlo returns."""
-    alpha: float = 0.05
+    alpha: Positive = 0.05
     """α of length-adaptive GAE: the horizon 1/(1 − λ) is α times the response length."""
-    clip_low: float = 0.2
+    clip_low: OpenFraction = 0.2
     """Lower clip of the ratio, ε_low."""
     whiten: bool = False
     """Scale advantages to mean 0 and deviation 1 over all tokens of the rollout."""
@@ -100,121 +100,97 @@ class Config:
     """Reward of a correct response (on its last token)."""
     reward_wrong: float = 0.0
     """Reward of a wrong response; DAPO uses −1."""
-    overlong_share: float = 0.0
+    overlong_share: FractionBelowOne = 0.0
     """DAPO's soft overlong penalty: falls linearly to −1 over this last part of max_new_tokens; 0 turns it off."""
-    dynamic_sampling: int = 0
-    """DAPO: replace groups that are all right or all wrong, in at most so many extra sampling rounds."""
-    verifier_timeout: float = 300.0
+    dynamic_sampling: Natural = 0
+    """DAPO: replace groups that are all right or all wrong; the maximum number of extra sampling rounds."""
+    verifier_timeout: Positive = 300.0
     """Seconds that the task's verifier may take for one batch of responses; longer ends the run."""
 
     # Critic
     critic_init: str = "reward-model"
-    """policy: the policy's weights; reward-model: those, then trained to score at the end; or a saved critic."""
-    reward_model_steps: int = 8
+    """policy: its weights; reward-model: those, trained to score at the end; shipped: MODEL/critic; or a folder."""
+    reward_model_steps: Natural = 8
     """Rollouts on which the reward model is trained, for critic_init=reward-model."""
-    value_pretrain_patience: int = 6
-    """Value-pretraining stops when explained variance has not risen for so many rollouts."""
-    value_pretrain_batch: int = 0
+    value_pretrain_patience: Count = 6
+    """Value-pretraining stops when explained variance has not risen for this number of rollouts."""
+    value_pretrain_batch: Natural = 0
     """Responses in a rollout of reward-model training and value-pretraining; 0 = batch_size."""
-    value_pretrain_lr: float = 1e-3
+    value_pretrain_lr: Positive = 1e-3
     """Learning rate of reward-model training and value-pretraining."""
-    value_clip: float = 0.0
+    value_clip: NotNegative = 0.0
     """Clip of the change of a value within an update, in reward units; 0 turns it off."""
-    critic_epochs: int = 1
+    critic_epochs: Count = 1
     """Passes of the critic over each rollout."""
 
     # Optimisation (§5.1)
-    steps: int = 24
-    """Rollouts to train for (5,000 gradient steps at 16 a rollout are ≈ 312 in the paper)."""
-    batch_size: int = 256
+    steps: Natural = 24
+    """Rollouts to train for (the paper's 5,000 gradient steps, at 16 per rollout, are ≈ 312)."""
+    batch_size: Count = 256
     """Responses in one rollout, over all ranks (paper: 8192)."""
-    mini_batch: int = 16
-    """Responses in one gradient step, over all ranks (paper: 512, so 16 gradient steps a rollout)."""
-    micro_batch: int = 16
+    mini_batch: Count = 16
+    """Responses in one gradient step, over all ranks (paper: 512, so 16 gradient steps per rollout)."""
+    micro_batch: Count = 16
     """Responses in one forward and backward pass of one rank; changes memory and speed, not the result."""
-    epochs: int = 1
+    epochs: Count = 1
     """Passes of the actor over each rollout."""
-    actor_lr: float = 1e-4
+    actor_lr: Positive = 1e-4
     """Learning rate of the actor (paper: 1e-6), constant after warm-up."""
-    critic_lr: float = 2e-4
+    critic_lr: Positive = 2e-4
     """Learning rate of the critic (paper: 2e-6): twice the actor's, since it must keep up."""
-    warmup: int = 16
+    warmup: Natural = 16
     """Gradient steps over which both learning rates rise linearly."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: Positive = 1.0
     """Gradients are scaled down to this norm; their norm before that is logged."""
-    weight_decay: float = 0.0
+    weight_decay: NotNegative = 0.0
     """AdamW's decoupled weight decay."""
-    kl_coef: float = 0.0
+    kl_coef: NotNegative = 0.0
     """Weight of the KL penalty to the starting policy (k3 estimator); 0 needs no reference model."""
-    importance_cap: float = 0.0
+    importance_cap: NotNegative = 0.0
     """Cap of the weight π_learner/π_sampler that corrects for a sampler with other numerics; 0 = off."""
 
     # Sampling and evaluation
-    max_new_tokens: int = 320
+    max_new_tokens: Count = 320
     """Length limit of a response, in tokens; reaching it means truncated, not terminated."""
-    max_prompt_tokens: int = 512
+    max_prompt_tokens: Count = 512
     """A longer prompt is an error: tasks drop such prompts by a stated rule."""
-    eval_problems: int = 512
+    eval_problems: Count = 512
     """Held-out problems of an evaluation."""
-    eval_samples: int = 1
-    """Responses for each held-out problem."""
-    eval_every: int = 0
-    """Evaluate every so many steps as well as at the start and the end; 0 = only there."""
-    eval_temperature: float = 1.0
-    """Sampling temperature of evaluations (paper: 1.0)."""
-    eval_top_p: float = 0.7
+    eval_samples: Count = 1
+    """Responses per held-out problem."""
+    eval_every: Natural = 0
+    """Steps between evaluations, beside start and end; 0 = at up to three points, for a tenth of a run at most."""
+    eval_temperature: NotNegative = 1.0
+    """Sampling temperature of evaluations (paper: 1.0); 0 is greedy."""
+    eval_top_p: PositiveFraction = 0.7
     """Top-p of evaluations (paper: 0.7)."""
     seed: int = 0
     """Seeds everything: prompts, sampling, initial critic head."""
 
     def __post_init__(self) -> None:
-        """Refuses values that cannot train."""
-
-        def need(ok: bool, text: str) -> None:
-            if not ok:
+        """Refuses values that cannot train: fields outside their range, then fields that contradict each other."""
+        check(self)
+        batch, group = self.batch_size, self.group_size
+        rules = [
+            (
+                self.advantage == "gae" or group >= 2,
+                f"group_size is {group}; group advantages (GRPO, DAPO) compare at least 2 responses.",
+            ),
+            (
+                self.dynamic_sampling == 0 or group >= 2,
+                "dynamic_sampling keeps groups of mixed verdicts: set group_size to 2 or more.",
+            ),
+            (batch % group == 0, f"batch_size {batch} is not a multiple of group_size {group}."),
+            (batch % self.mini_batch == 0, f"mini_batch is {self.mini_batch}; it must divide batch_size {batch}."),
+            (
+                self.value_pretrain_batch % batch == 0,
+                f"value_pretrain_batch is {self.value_pretrain_batch}; it must be 0 or a multiple of batch_size.",
+            ),
+            (self.reward_correct > self.reward_wrong, "reward_correct must be above reward_wrong."),
+        ]
+        for holds, text in rules:
+            if not holds:
                 raise UserError(text)
-
-        for name in ("lam", "lam_critic", "gamma"):
-            value = getattr(self, name)
-            need(0 <= value <= 1, f"{name} is {value}; it must lie in [0, 1].")
-        need(self.alpha > 0, f"alpha is {self.alpha}; it must be above 0 (the paper uses 0.05).")
-        need(
-            0 < self.clip_low < 1 and self.clip_high > 0,
-            "clip_low must lie in (0, 1) and clip_high be above 0.",
-        )
-        need(self.group_size >= 1, f"group_size is {self.group_size}; it must be at least 1.")
-        need(
-            self.advantage == "gae" or self.group_size >= 2,
-            f"group_size is {self.group_size}; group advantages (GRPO, DAPO) compare at least 2 responses.",
-        )
-        need(
-            self.dynamic_sampling == 0 or self.group_size >= 2,
-            "dynamic_sampling keeps groups of mixed verdicts: set group_size to 2 or more.",
-        )
-        need(
-            self.batch_size % self.group_size == 0,
-            f"batch_size {self.batch_size} is not a multiple of group_size {self.group_size}.",
-        )
-        need(
-            0 < self.mini_batch <= self.batch_size and self.batch_size % self.mini_batch == 0,
-            f"mini_batch is {self.mini_batch}; it must divide batch_size {self.batch_size}.",
-        )
-        need(
-            self.value_pretrain_batch >= 0 and self.value_pretrain_batch % self.batch_size == 0,
-            f"value_pretrain_batch is {self.value_pretrain_batch}; it must be 0 or a multiple of batch_size.",
-        )
-        counts = ("micro_batch", "epochs", "critic_epochs", "max_new_tokens", "eval_problems", "eval_samples")
-        for name in counts:
-            need(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
-        counts = ("steps", "value_pretrain_steps", "reward_model_steps", "warmup", "dynamic_sampling", "eval_every")
-        for name in (*counts, "positive_coef", "kl_coef", "value_clip", "importance_cap", "weight_decay"):
-            need(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must not be negative.")
-        rates = ("actor_lr", "critic_lr", "value_pretrain_lr")
-        for name in (*rates, "max_grad_norm", "eval_temperature", "verifier_timeout"):
-            need(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; it must be above 0.")
-        need(0 < self.eval_top_p <= 1, f"eval_top_p is {self.eval_top_p}; it must lie in (0, 1].")
-        need(self.reward_correct > self.reward_wrong, "reward_correct must be above reward_wrong.")
-        need(0 <= self.overlong_share < 1, f"overlong_share is {self.overlong_share}; it must lie in [0, 1).")
 
     @property
     def prompts_per_step(self) -> int:
@@ -327,13 +303,13 @@ def pretrain_critic(config: Config, task: Task, engine: Engine) -> Iterator[Metr
     """
     progress = engine.progress
     assert engine.critic is not None
-    # Choice: one response a prompt, since a critic learns more from many prompts than from many samples of few.
+    # Choice: one response per prompt, since a critic learns more from many prompts than from many samples of few.
     batch = config.value_pretrain_batch or config.batch_size
     monte_carlo = dataclasses.replace(
         config,
         group_size=1,
         batch_size=batch,
-        mini_batch=batch // (config.batch_size // config.mini_batch),  # as many updates a rollout as in training
+        mini_batch=batch // (config.batch_size // config.mini_batch),  # as many updates per rollout as in training
         dynamic_sampling=0,
         lam_critic=1.0,
         decoupled_gae=True,
@@ -498,6 +474,10 @@ def loss_weights(
 
     Token-level (eq. 7): 1 for each token, count = tokens. Sample-level (eq. 6): 1/l for each token of a
     response of l tokens, count = responses.
+
+    Args:
+        mask, lengths: response tokens, and their number in each row.
+        token_level: eq. 7; else eq. 6.
     """
     weights = mask.to(torch.get_default_dtype())
     return weights if token_level else weights / lengths.clamp(min=1)[:, None]
@@ -633,7 +613,8 @@ def sample_groups(
 ) -> list[Rollout]:
     """So many groups on this rank, each a rollout of its own, sampled and judged.
 
-    Each verdict becomes a reward on the last token (§2: the reward is sparse).
+    Each verdict becomes a reward on the last token (§2: the reward is sparse); a task that gives scores in [0, 1]
+    has rewards between those of a wrong and of a correct response.
 
     Args:
         config: group_size, rewards, limits and seed are read.
@@ -647,17 +628,19 @@ def sample_groups(
     if not numbers:  # nothing to do here, but ranks that share a tensor-parallel sampler work together
         engine.sampler.generate([], n, 0, engine.actor.version)
         return []
-    problems = [task.train_problems(i, 1, config.seed)[0] for i in numbers]
+    problems = [training_problem(task, i, config.seed) for i in numbers]
     seed = derive_seed(config.seed, stream, numbers[0], attempt, engine.world.rank)
     draw = Draw(n, seed, engine.actor.version, config.max_prompt_tokens, config.verifier_timeout)
     responses = respond(task, problems, engine.tokenizer, engine.sampler, draw)
     rollout = as_rollout(responses, [i for i in numbers for _ in range(n)], pad_id(engine.tokenizer))
-    reward = torch.where(rollout.correct, config.reward_correct, config.reward_wrong)  # [B]
+    score = rollout.rewards.sum(1)  # [B]
+    reward = score * config.reward_correct + (1 - score) * config.reward_wrong  # [B]
     reward = reward + overlong_penalty(rollout.lengths, config.max_new_tokens, config.overlong_share)  # [B]
     rollout.rewards[torch.arange(len(rollout)), rollout.last] = reward * rollout.judged
     rollout.outcome = group_advantages(rollout.rewards.sum(1), rollout.judged, n)  # [B]
-    right, wrong = rollout.correct.view(-1, n), (~rollout.correct & rollout.judged).view(-1, n)  # [prompts, n]
-    rollout.mixed = (right.any(1) & wrong.any(1)).repeat_interleave(n)  # [B]
+    lowest = torch.where(rollout.judged, score, 1.0).view(-1, n).amin(1)  # [prompts]
+    highest = torch.where(rollout.judged, score, 0.0).view(-1, n).amax(1)  # [prompts]
+    rollout.mixed = (lowest < highest).repeat_interleave(n)  # [B]
     return [rollout.rows(range(start, start + n)) for start in range(0, len(rollout), n)]
 
 
@@ -727,6 +710,10 @@ def group_advantages(
 
     Rows that the verifier failed on are left out of mean and deviation and get 0. Choice: the population
     deviation. A group of equal rewards gets 0 everywhere.
+
+    Args:
+        rewards, judged: of each response, and whether it has a verdict.
+        group_size: responses to one prompt.
     """
     # float64: in float32 the mean of equal rewards can miss them by more than the 1e-6 below forgives.
     r, w = rewards.double().view(-1, group_size), judged.double().view(-1, group_size)
@@ -742,7 +729,7 @@ def overlong_penalty(lengths: Int[Tensor, " batch"], max_new_tokens: int, share:
     Args:
         lengths: response lengths in tokens.
         max_new_tokens: the length limit.
-        share: the last so large a part of the limit is where the penalty falls; 0 turns it off.
+        share: the part of the limit, at its end, over which the penalty falls; 0 turns it off.
     """
     if share == 0:
         return torch.zeros(len(lengths))
@@ -756,7 +743,11 @@ def overlong_penalty(lengths: Int[Tensor, " batch"], max_new_tokens: int, share:
 
 
 def train_step(config: Config, task: Task, engine: Engine) -> Metrics:
-    """One rollout and its gradient steps: sample, look, estimate, learn, hand the new weights to the sampler."""
+    """One rollout and its gradient steps: sample, look, estimate, learn, hand the new weights to the sampler.
+
+    Args:
+        config, task, engine: see `train`.
+    """
     clock = Clock()
     with clock("sample"):
         rollout = engine.balance(collect(config, task, engine, "train"), config.mini_batch)
@@ -845,7 +836,7 @@ def evaluate(config: Config, task: Task, engine: Engine) -> Metrics:
         task, engine: see `train`.
     """
     world = engine.world
-    problems = task.test_problems(config.eval_problems)[world.rank :: world.size]
+    problems = held_out_problems(task, config.eval_problems)[world.rank :: world.size]
     draw = Draw(
         n=config.eval_samples, seed=derive_seed(config.seed, "eval", world.rank), version=engine.actor.version,
         max_prompt_tokens=config.max_prompt_tokens, timeout=config.verifier_timeout,
@@ -875,10 +866,14 @@ def train(config: Config, task: Task, engine: Engine) -> Iterator[Metrics]:
         engine: what it runs on, built for the same config.
 
     Raises:
-        UserError: the configuration does not fit the number of ranks.
+        UserError: the configuration does not fit the engine or the number of ranks.
         NonFiniteError: a loss or gradient was not finite; the weights are those before that step.
     """
     world, progress = engine.world, engine.progress
+    for name in ("advantage", "critic_init", "kl_coef", "max_new_tokens", "max_grad_norm", "weight_decay"):
+        ours, built = getattr(config, name), getattr(engine.config, name)
+        if bool(ours) != bool(built) if name == "kl_coef" else ours != built:
+            raise UserError(f"{name} is {ours}, but the engine was built with {built}: build it with this config.")
     for name, n in (("prompts per step", config.prompts_per_step), ("mini_batch", config.mini_batch)):
         if n % world.size:
             raise UserError(f"{name} ({n}) must be a multiple of the {world.size} ranks.")
@@ -893,10 +888,12 @@ def train(config: Config, task: Task, engine: Engine) -> Iterator[Metrics]:
     if engine.critic is not None:
         for metrics in pretrain_critic(config, task, engine):
             yield emit(metrics)
+    responses = config.eval_problems * config.eval_samples
+    every = evaluation_interval(config.eval_every, config.steps, responses / config.batch_size)
     while progress.step < config.steps:
         metrics = train_step(config, task, engine)
         progress.step += 1
-        periodic = config.eval_every and progress.step % config.eval_every == 0
+        periodic = progress.step % every == 0
         if progress.step == config.steps or periodic:
             metrics |= evaluate(config, task, engine)
         yield emit(metrics)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from minivapo.interfaces import UserError
+import tyro
+
+from minivapo.errors import UserError
+from minivapo.options.embedded import fitted
+from minivapo.options.fields import Count, OpenFraction, Positive, check
+from minivapo.options.parse import ConfigFile, RunFolder, TaskOptions, Words, file_words, parse, read_words
 from minivapo.vapo import PRESETS, Config
 
 
@@ -18,9 +21,9 @@ from minivapo.vapo import PRESETS, Config
 class Settings:
     """How a cluster carries out what `minivapo.vapo.Config` decides; none of it changes the mathematics."""
 
-    ranks: int = 1
-    """Ranks (GPUs) the file was written for: `scaled.plan` plans for so many; a job may run on others."""
-    ranks_per_node: int = 8
+    ranks: Count = 1
+    """Ranks (GPUs) that the file was written for and that `scaled.plan` plans for; a job may run on another number."""
+    ranks_per_node: Count = 8
     """Ranks on one machine, for the plan."""
 
     # Learner
@@ -30,171 +33,111 @@ class Settings:
     """Compute and storage of weights; master weights and Adam's moments are float32 either way."""
     offload_optimizer: bool = False
     """Keep master weights and moments in CPU memory."""
-    token_budget: int = 16384
+    token_budget: Count = 16384
     """Tokens of a packed micro-batch on one rank; a longer response gets a micro-batch of its own."""
-    sequence_parallel: int = 1
+    sequence_parallel: Count = 1
     """Neighbouring ranks that share each row, every one with a slice of its tokens (Ulysses)."""
-    logits_chunk: int = 1024
+    logits_chunk: Count = 1024
     """Tokens whose logits over the vocabulary are held at once."""
     activation_checkpointing: bool = True
     """Recompute each layer in the backward pass instead of keeping its activations."""
-    attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
-    """auto: flash_attention_2 on CUDA where it is installed, else sdpa."""
+    attention: Literal["auto", "varlen", "flash_attention_2", "sdpa", "eager"] = "auto"
+    """auto: varlen (torch's kernel for packed rows, see scaled.layers.attention), or sdpa with a mask for models
+    with sliding windows, soft caps or sinks."""
 
     # Sampler
-    tensor_parallel: int = 1
+    tensor_parallel: Count = 1
     """Ranks that share one vLLM engine."""
-    sampler_memory: float = 0.5
+    sampler_memory: OpenFraction = 0.5
     """Share of a GPU's memory that vLLM may fill while it samples (weights and KV cache)."""
-    sampler_sequences: int = 256
+    sampler_sequences: Count = 256
     """Responses that one vLLM engine works on at once."""
     sampler_sleep: bool = True
     """On CUDA, vLLM gives its memory back while the learners work."""
 
     # Faults
-    timeout_minutes: float = 30.0
-    """A rank that waits so long for the others ends the job; must exceed the longest wait for a straggler."""
+    timeout_minutes: Positive = 30.0
+    """A rank that waits longer than this for the others ends the job; must exceed the longest wait for a straggler."""
+    silence_seconds: Positive = 45.0
+    """A rank that gives no sign of life for this time is taken for frozen or lost, and the job ends."""
 
     def __post_init__(self) -> None:
         """Refuses values that cannot run."""
-
-        def need(ok: bool, text: str) -> None:
-            if not ok:
-                raise UserError(text)
-
-        counts = ("ranks", "ranks_per_node", "token_budget", "sequence_parallel", "logits_chunk", "tensor_parallel")
-        for name in (*counts, "sampler_sequences"):
-            need(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
-        need(
-            self.sequence_parallel == 1 or self.attention in ("auto", "sdpa"),
-            f"attention is {self.attention}, but sequence_parallel has its own over sdpa: use attention auto.",
-        )
-        need(0 < self.sampler_memory < 1, f"sampler_memory is {self.sampler_memory}; it must lie in (0, 1).")
-        need(self.timeout_minutes > 0, f"timeout_minutes is {self.timeout_minutes}; it must be above 0.")
+        check(self)
+        if self.sequence_parallel > 1 and self.attention not in ("auto", "varlen", "sdpa"):
+            raise UserError(
+                f"attention is {self.attention}, but sequence_parallel has its own over varlen: use attention auto."
+            )
 
 
 @dataclass(frozen=True)
 class Job:
     """A whole run: what to train on what, the algorithm's configuration and the cluster's settings."""
 
-    model: str
-    """Policy to start from: a transformers folder or hub name; empty means the task's embedded base."""
-    task: str
-    """A name that `minivapo.tasks` knows."""
-    preset: str
-    """The preset that `config` was made from."""
-    config: Config
-    settings: Settings
-    run: str | None = None
-    """Run folder."""
+    file: ConfigFile = None
+    """YAML file whose keys are these flags; a flag overrules it. It may also be the first word."""
+    model: str = ""
+    """Policy to start from: a transformers folder or hub name; default: the task's embedded base."""
+    task: str = ""
+    """A name that `minivapo.tasks` knows, such as chain or gsm8k."""
+    task_option: TaskOptions = ()
+    """Option of the task, key=value; may be given several times."""
+    preset: str = "vapo"
+    """vapo, ppo, grpo, dapo, or an ablation such as vapo-wo-decoupled-gae."""
+    config: tyro.conf.OmitArgPrefixes[Config] = dataclasses.field(default_factory=Config)
+    """The algorithm's configuration, on top of the preset."""
+    settings: tyro.conf.OmitArgPrefixes[Settings] = dataclasses.field(default_factory=Settings)
+    """How the cluster carries it out."""
+    run: RunFolder = None
+    """New run folder; default runs/TASK-PRESET-SEED. Behind torchrun it is --run-dir."""
     critic: str | None = None
     """Model that the critic starts from, if not the policy."""
 
 
-def read_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
-    """Reads a YAML file of flat keys, then overrides: `--key value`, `--key=value` or `key=value`.
-
-    Keys are `preset`, `model`, `critic`, `task`, `run` and the fields of `Config` and `Settings`; dashes and
-    underscores are the same. The file names only what differs from its preset.
+def preset_job(words: Words) -> Job:
+    """The job whose values stand where words say nothing else.
 
     Raises:
-        UserError: no such file, an unknown key, or a value of the wrong type.
+        UserError: there is no such preset.
     """
-    import yaml
-
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no such config file: {path}. The examples are in scaled/configs/.")
-    try:
-        given = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(given, dict):
-        raise UserError(f"{path} must hold `key: value` lines.")
-    given = {str(k).replace("-", "_"): v for k, v in given.items()}
-    given |= {key: yaml_value(text) for key, text in split_overrides(overrides).items()}
-    return make_job(given)
-
-
-def split_overrides(arguments: Sequence[str]) -> dict[str, str]:
-    """Turns `--key value`, `--key=value` and `key=value` into a dictionary of texts.
-
-    `--run-dir` is `run`: torchrun takes `--run` for a flag of its own, even behind the script's name.
-    """
-    result, rest = {}, list(arguments)
-    while rest:
-        word = rest.pop(0)
-        key, equals, text = word.partition("=")
-        if not equals:
-            if not word.startswith("--") or not rest:
-                raise UserError(f"cannot read the override '{word}': write --key value or key=value.")
-            text = rest.pop(0)
-        key = key.removeprefix("--").replace("-", "_")
-        result["run" if key == "run_dir" else key] = text
-    return result
-
-
-def make_job(given: dict[str, Any]) -> Job:
-    """Builds a job from flat keys, see `read_job`."""
-    kinds = {Config: typing.get_type_hints(Config), Settings: typing.get_type_hints(Settings)}
-    texts = ("preset", "model", "critic", "task", "run")
-    known = [*texts, *kinds[Config], *kinds[Settings]]
-    for key in given:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            raise UserError(f"unknown key '{key}'" + (f"; did you mean '{near[0]}'?" if near else "."))
-    preset = str(given.get("preset", "vapo"))
+    preset = words.start.preset or "vapo"
     if preset not in PRESETS:
         raise UserError(f"unknown preset '{preset}'; known are {', '.join(PRESETS)}.")
-    if not given.get("task"):
-        raise UserError("the config names no task.")
-    parts = {cls: {k: coerce(k, given[k], hints[k]) for k in given if k in hints} for cls, hints in kinds.items()}
-    config = dataclasses.replace(PRESETS[preset], **parts[Config])
-    names = {k: str(given[k]) if given.get(k) else None for k in ("run", "critic")}
-    return Job(str(given.get("model") or ""), str(given["task"]), preset, config, Settings(**parts[Settings]), **names)
+    return Job(preset=preset, config=fitted(PRESETS[preset], words.start.task or ""))
 
 
-def with_settings(job: Job, given: dict[str, Any]) -> Job:
-    """The job with some of the cluster's settings changed, by name."""
-    hints = typing.get_type_hints(Settings)
-    changes = {k: coerce(k, yaml_value(v), hints[k]) for k, v in given.items()}
-    return dataclasses.replace(job, settings=dataclasses.replace(job.settings, **changes))
-
-
-def yaml_value(text: Any) -> Any:
-    """What a word on the command line means."""
-    import yaml
-
-    return yaml.safe_load(text) if isinstance(text, str) else text
-
-
-def coerce(key: str, value: Any, kind: Any) -> Any:
-    """A value of the declared type; YAML 1.1 reads 1e-6 as text, and 1 where a float is meant.
+def check_task(job: Job) -> Job:
+    """The job, if it names a task.
 
     Raises:
-        UserError: it is of another type.
+        UserError: it does not.
     """
-    options = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
-    if options:
-        if value in options and not isinstance(value, bool):
-            return value
-        raise UserError(f"{key} is {value!r}; it must be one of {', '.join(map(str, options))}.")
-    try:
-        if kind is bool and isinstance(value, bool):
-            return value
-        if kind is float and not isinstance(value, bool):
-            return float(value)
-        if kind is int and not isinstance(value, bool) and float(value) == int(float(value)):
-            return int(float(value))
-        if kind is str and isinstance(value, str):
-            return value
-    except (TypeError, ValueError):
-        pass
-    raise UserError(f"{key} is {value!r}; it must be of type {kind.__name__}.")
+    if not job.task:
+        raise UserError("the config names no task.")
+    return job
+
+
+def read_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
+    """The job of a YAML file of flat keys, then overrides: the flags of `scaled.train`, or `key=value`.
+
+    Keys are `preset`, `model`, `critic`, `task`, `run` and the fields of `Config` and `Settings`. The file names only
+    what differs from its preset.
+
+    Raises:
+        UserError: no such file, an unknown key, or a value of the wrong type or outside its range.
+    """
+    words = read_words(Job, ["--config", str(path), *overrides])
+    return check_task(parse(Job, words, "scaled.train", preset_job(words)))
+
+
+def make_job(given: Mapping[str, Any]) -> Job:
+    """The job of the keys that a file would hold, see `read_job`."""
+    words = read_words(Job, file_words(given))
+    return check_task(parse(Job, words, "scaled.train", preset_job(words)))
 
 
 def shares_heads(ranks: int, heads: int, kv_heads: int) -> bool:
-    """Whether so many ranks can share a model's attention heads; a key-value head may serve several ranks."""
+    """Whether this number of ranks can share a model's attention heads; a key-value head may serve several ranks."""
     return heads % ranks == 0 and (kv_heads % ranks == 0 or ranks % kv_heads == 0)
 
 
@@ -212,7 +155,7 @@ def check_heads(ranks: int, heads: int, kv_heads: int, model: str) -> None:
 
 
 def check_ranks(job: Job, world_size: int) -> None:
-    """Refuses a job that so many ranks cannot run, before anything is loaded.
+    """Refuses a job that this number of ranks cannot run, before anything is loaded.
 
     Raises:
         UserError: says which number does not fit.

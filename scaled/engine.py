@@ -8,8 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from minivapo.interfaces import Gae, Metrics, Progress, Rollout, UserError, World
-from minivapo.loading import check_fit, check_same_vocabulary, load_shape, load_tokenizer, locate, stop_ids
+from minivapo.interfaces import Gae, Metrics, Progress, Rollout, UserError
+from minivapo.loading import (
+    check_fit,
+    check_same_vocabulary,
+    critic_source,
+    load_shape,
+    load_tokenizer,
+    locate,
+    stop_ids,
+)
 from minivapo.vapo import Config
 from scaled.config import Settings, check_heads
 from scaled.gae import gae
@@ -31,6 +39,7 @@ class ScaledEngine:
         world: the ranks, from `scaled.world.start`.
         stop: the task's stop strings.
         critic: transformers folder or hub name that the critic starts from, if not the policy's.
+        reference: the policy that kl_coef holds the actor to, if not the model it starts from: that of a resumed run.
     """
 
     def __init__(
@@ -42,20 +51,22 @@ class ScaledEngine:
         *,
         stop: Sequence[str] = (),
         critic: str | Path | None = None,
+        reference: str | Path | None = None,
     ) -> None:
-        self.world: World = world
+        self.world = world
+        self.config = config
         self.progress = Progress()
         self.gae: Gae = gae
         self.rollout: Rollout | None = None
         model = locate(model, "actor")
         self.tokenizer = load_tokenizer(model)
-        saved = config.critic_init not in ("policy", "reward-model")
-        start = locate(critic or (config.critic_init if saved else model), "critic")
+        start = locate(critic_source(config.critic_init, model, critic), "critic")
         if config.advantage == "gae":
             check_same_vocabulary(self.tokenizer, start)
+        lengths = (config.max_prompt_tokens, config.max_new_tokens)
         for source in dict.fromkeys((model, start)):
             shape = load_shape(source)
-            check_fit(shape, source, self.tokenizer, config)
+            check_fit(shape, source, self.tokenizer, *lengths)
             check_attention(source, shape, settings, samples=source == model)
         # vLLM first, while the memory is free: it measures what it may take, and then sleeps.
         self.sampler = VllmSampler(model, config, settings, world, stop_ids(model, self.tokenizer), stop)
@@ -65,7 +76,8 @@ class ScaledEngine:
             self.critic = DeepSpeedLearner(start, "critic", config, settings, world)
         self.reference = None
         if config.kl_coef:
-            self.reference = DeepSpeedLearner(model, "actor", config, settings, world, frozen=True)
+            reference = locate(reference or model, "actor")
+            self.reference = DeepSpeedLearner(reference, "actor", config, settings, world, frozen=True)
 
     def balance(self, rollout: Rollout, mini_batch: int) -> Rollout:
         """Moves rows between the ranks, once, so that every mini-batch is equal work for all; see `scaled.balance`."""

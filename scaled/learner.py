@@ -26,10 +26,11 @@ from scaled.balance import balance, cut, make_rows, tensors
 from scaled.checkpoint import forget_moments, load_learner, save_learner, whole_weights
 from scaled.config import Settings
 from scaled.faults import tick
-from scaled.layers.head import CriticModule, PolicyModule
+from scaled.layers import attention
+from scaled.layers.head import CriticModule, PolicyModule, changes_logits
 from scaled.layers.packing import Packed, pack, slice_of, unpack
 from scaled.layers.ulysses import JoinSlices, group_of, install
-from scaled.world import ON_GPU, DistributedWorld, local_device
+from scaled.world import ON_GPU, DistributedWorld, all_cores, local_device
 
 OUTPUTS = {"actor": ("logprobs", "entropy"), "critic": ("values", "scores")}
 """What `forward` gives, by the kind of learner."""
@@ -63,7 +64,13 @@ class DeepSpeedLearner:
         self.model = load_model(source, kind, config, settings)
         self.place = world.rank % settings.sequence_parallel
         self.attention = attention_name(self.model, kind, settings)
-        self.model.set_attn_implementation(self.attention)
+        try:
+            self.model.set_attn_implementation(self.attention)
+        except ValueError as error:
+            raise UserError(
+                f"{type(self.model).__name__} has no attention of the kind {self.attention}: train it with minivapo "
+                "train, or set attention to eager if it has any."
+            ) from error
         if settings.activation_checkpointing and not frozen:
             recompute_activations(self.model)
         module = PolicyModule(self.model, settings.logits_chunk) if kind == "actor" else CriticModule(self.model)
@@ -113,14 +120,13 @@ class DeepSpeedLearner:
         """One pass of the network; [total] results."""
         tick(f"{self.kind} micro-batch")
         ranks = self.settings.sequence_parallel
-        attention: dict[str, Any] = packed.attention() if self.attention == "flash_attention_2" else {}
         if ranks > 1:
             packed = slice_of(packed, self.place, ranks)
-            attention = {"cu_seq_lens_q": packed.bounds.cpu()}  # read in every layer, by the CPU
+        bounds: dict[str, Any] = {} if self.attention in ("sdpa", "eager") else packed.attention()
         if self.kind == "critic":
-            found = (self.engine(packed.tokens, packed.positions, **attention),)
+            found = (self.engine(packed.tokens, packed.positions, **bounds),)
         else:
-            found = self.engine(packed.tokens, packed.positions, packed.targets, entropy, **attention)
+            found = self.engine(packed.tokens, packed.positions, packed.targets, entropy, **bounds)
         return found if ranks == 1 else tuple(JoinSlices.apply(x, group_of(ranks)) for x in found)  # type: ignore
 
     def idle(self) -> Tensor:
@@ -129,9 +135,12 @@ class DeepSpeedLearner:
         return self.run(pack(tokens, torch.tensor([2]), self.device), False)[0].sum() * 0.0
 
     @torch.no_grad()
-    def forward(self, rollout: Rollout) -> Outputs:
-        """See `minivapo.interfaces.Learner.forward`. Collective: ranks that have done their rows keep step."""
-        self.engine.eval()
+    def forward(self, rollout: Rollout, training: bool = False) -> Outputs:
+        """See `minivapo.interfaces.Learner.forward`; `training` has the network in the mode of `step`.
+
+        Collective: ranks that have done their rows keep step.
+        """
+        self.engine.train(training)
         parts, mine = self.shared({"tokens": rollout.tokens, "totals": rollout.totals})
         width = max(part["tokens"].shape[1] for part in parts)
         tokens = torch.cat([nn.functional.pad(x["tokens"], (0, width - x["tokens"].shape[1])) for x in parts])
@@ -184,7 +193,8 @@ class DeepSpeedLearner:
             # DeepSpeed averages over ranks; the gradient wanted is the sum.
             self.engine.backward(loss * self.world.size)
         self.set_lr(lr)
-        self.engine.step()
+        with all_cores() if self.settings.offload_optimizer else contextlib.nullcontext():
+            self.engine.step()
         norm = float(self.engine.get_global_grad_norm())
         # The ranks that share rows have the same sums: one of them speaks for all.
         numbers = {name: float(x) if self.place == 0 else 0.0 for name, x in sums.items()}
@@ -302,11 +312,11 @@ def load_model(source: str | Path, kind: str, config: Config, settings: Settings
             model = load_critic(source, config.seed, dtype=dtype)
     del marker
     transformers.integrations.deepspeed.unset_hf_deepspeed_config()
-    for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
-        if getattr(model.config, name, None) not in (None, 1, 1.0):
-            raise UserError(
-                f"{source} transforms its logits ({name}), which scaled.layers.head does not: use another model."
-            )
+    if kind == "actor" and changes_logits(model):
+        raise UserError(
+            f"{source} changes its logits after the output embedding, by a soft cap or a scale, which "
+            "scaled.layers.head does not: train it with minivapo train, or use another model."
+        )
     return model
 
 
@@ -318,12 +328,14 @@ def attention_name(model: Any, kind: str, settings: Settings) -> str:
     """
     if settings.sequence_parallel > 1:
         return install(model, settings.sequence_parallel, f"ulysses-{kind}")
-    available = ON_GPU and transformers.utils.is_flash_attn_2_available()
-    if settings.attention == "flash_attention_2" and not available:
-        raise UserError("attention is flash_attention_2, which needs CUDA and the flash-attn package: use auto.")
-    if settings.attention != "auto":
-        return settings.attention
-    return "flash_attention_2" if available else "sdpa"
+    if settings.attention == "auto":
+        return attention.NAME if attention.attends_plainly(model.config) else "sdpa"
+    if settings.attention == "flash_attention_2":
+        if not (ON_GPU and transformers.utils.is_flash_attn_2_available()):
+            raise UserError("attention is flash_attention_2, which needs CUDA and the flash-attn package: use auto.")
+        if settings.dtype == "float32":
+            raise UserError("attention is flash_attention_2, which has no kernel for dtype float32: use auto.")
+    return settings.attention
 
 
 def attention_share(model: Any) -> float:

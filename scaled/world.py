@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import io
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -24,6 +25,20 @@ ON_GPU = torch.cuda.is_available()
 def local_device() -> torch.device:
     """This rank's device."""
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if ON_GPU else torch.device("cpu")
+
+
+@contextlib.contextmanager
+def all_cores() -> Iterator[None]:
+    """Torch computes on this rank's share of the cores for a while, whatever OMP_NUM_THREADS was at the start.
+
+    For AdamW in CPU memory: torchrun sets that variable to 1, and so does vLLM's start with torch's own number.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def start(timeout_minutes: float = 30.0) -> DistributedWorld:
@@ -52,7 +67,11 @@ def join(timeout_minutes: float = 30.0) -> DistributedWorld:
         torch.cuda.set_device(local_device())
     if not dist.is_initialized():
         timeout = datetime.timedelta(minutes=timeout_minutes)
-        dist.init_process_group("cpu:gloo,cuda:nccl" if ON_GPU else "gloo", timeout=timeout)
+        store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+        # A launcher that starts the ranks anew keeps its store: they would call those that are no more.
+        store = dist.PrefixStore(f"start/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        backend = "cpu:gloo,cuda:nccl" if ON_GPU else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     return DistributedWorld()
 
 

@@ -12,7 +12,7 @@ import pytest
 jaxtyping.install_import_hook("minivapo", "typecheck.check_shapes")
 
 import torch  # noqa: E402
-from browser import chromium  # noqa: E402
+from browser import FLAGS, chromium, open_page  # noqa: E402
 
 from minivapo.tasks.base import make_base  # noqa: E402
 from minivapo.tasks.chain import Chain, ChainSpec  # noqa: E402
@@ -38,6 +38,11 @@ def left_out(items):
             "DeepSpeed and vLLM",
             have_cluster or CI == "full",
             [item for item in items if item.get_closest_marker("cluster")],
+        ),
+        "real": (
+            "reasoning-gym",
+            importlib.util.find_spec("reasoning_gym") or CI == "full",
+            [item for item in items if item.get_closest_marker("real")],
         ),
         "browser": (
             "Chromium",
@@ -70,7 +75,7 @@ def pytest_terminal_summary(terminalreporter, config):
 
 def fail_if_skipped(report):
     """In CI a skip is a failure: on a machine meant to run everything, nothing may go untested."""
-    if CI and report.skipped and not hasattr(report, "wasxfail"):
+    if CI and report.skipped:  # what is expected to fail is no test either
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome, report.longrepr = "failed", f"MINIVAPO_CI allows no skipped test: {reason}"
 
@@ -129,6 +134,34 @@ def small_fixture():
 @pytest.fixture
 def float64():
     """Tensors made without a dtype are float64 within the test."""
+    before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     yield
-    torch.set_default_dtype(torch.float32)
+    torch.set_default_dtype(before)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium; `left_out` leaves out what uses it where there is none."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=chromium(), args=FLAGS)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def show(browser):
+    """Opens a page from disk; its errors, policy violations and requests fail the test."""
+    pages = []
+
+    def open_(path, **options):
+        pages.append(open_page(browser, path, **options))
+        return pages[-1]
+
+    yield open_
+    for page in pages:
+        assert page.problems == []
+        assert [url for url in page.requests if not url.startswith(("file:", "data:", "blob:"))] == []
+        page.context.close()

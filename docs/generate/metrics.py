@@ -1,10 +1,12 @@
-"""Writes docs/metrics.md from `minivapo.show.metrics_info`: `python docs/generate/metrics.py`."""
+"""docs/metrics.md, from `minivapo.show.metrics_info`."""
 
 from pathlib import Path
 
 from minivapo.show.metrics_info import markdown
 
-PAGE = Path(__file__).parents[1] / "metrics.md"
+DOCS = Path(__file__).parents[1]
 
-if __name__ == "__main__":
-    PAGE.write_text(markdown())
+
+def pages() -> dict[Path, str]:
+    """The page of every metric."""
+    return {DOCS / "metrics.md": markdown()}

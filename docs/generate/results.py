@@ -1,122 +1,37 @@
-"""Writes docs/results.md and its figures from the committed CSV files: `python docs/generate/results.py`."""
+"""docs/results.md, and what is measured in the README and in docs/speed.md, from the committed CSV files."""
 
 from __future__ import annotations
 
-import csv
-import math
-import statistics
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from minivapo.runs.statistics import t_interval
-from minivapo.study.table import COLUMNS, PAPER, TABLE_HEAD, compare, draw_table, format_table, read_table
+import beside_trl
+import sweeps_map
+import table1
 
-HERE = Path(__file__).parent
-DOCS = HERE.parent
-RATES = {"7e-5": "", "1e-4": "+actor_lr=1e-4+critic_lr=2e-4"}
-"""Learning rates of the protocol: name -> what a row's name ends in."""
-CONFIRMATION = 1005
-"""The first seed of the confirmation; those before belong to the first table."""
+from minivapo.study.table import read_table
 
+DOCS = Path(__file__).parents[1]
+README, SPEED = DOCS.parent / "README.md", DOCS / "speed.md"
+MARKS = ("<!-- measured: docs/generate/results.py -->", "<!-- end -->")
 
-def verdict(row: dict) -> str:
-    """What the interval of VAPO's lead says of a row, beside the paper's sign."""
-    span = row["difference_interval"]
-    if span is None:
-        return ""
-    if row["seeds"] < 5:
-        return "too few seeds"
-    return "holds" if span[0] > 0 else "opposite" if span[1] < 0 else "unresolved"
+PREFACE = """# Results
 
+Generated from `docs/results/*.csv` by `python docs/generate/write.py`; how it was run is in
+[the protocol](sweeps-protocol.md), what was tried before in [the log](log.md).
+"""
+MECHANISMS = """Each against the truth, on the `chain` task (`python benchmarks/mechanisms.py`; the files in
+`docs/results/mechanisms` name command and commit). One or two seeds each: measured on these policies, no claim about
+all. With this critic and at these lengths α = 0.05 is *too short* a horizon, λ = 0.95 errs less: the paper's α belongs
+to responses of thousands of tokens.
+"""
 
-def leads(results: list[dict]) -> dict[str, list[float]]:
-    """Points by which `vapo` leads each row, seed by seed."""
-    scores: dict[str, dict[int, float]] = {}
-    for r in results:
-        scores.setdefault(r["preset"], {})[int(r["seed"])] = 100 * float(r["accuracy"])
-    vapo = scores.get("vapo", {})
-    return {row: [vapo[s] - of[s] for s in sorted(of.keys() & vapo.keys())] for row, of in scores.items()}
+NOT_RUN = """## What was not run
 
-
-def at_rate(results: list[dict], suffix: str) -> list[dict]:
-    """The results at one learning rate, under the rows' plain names; only the paper's rows are run at each."""
-    named = [(r["preset"].removesuffix(suffix), r) for r in results if r["preset"].endswith(suffix)]
-    return [{**r, "preset": name} for name, r in named if name in PAPER]
-
-
-def at_own_rate(tables: dict[str, list[dict]]) -> tuple[list[dict], dict[str, str]]:
-    """Each row at the rate where its mean is higher, and which that is."""
-    best: dict[str, tuple[float, str]] = {}
-    for rate, results in tables.items():
-        for row in compare(results):
-            best[row["row"]] = max(best.get(row["row"], (-1.0, "")), (row["mean"], rate))
-    return [r for rate, results in tables.items() for r in results if best[r["preset"]][1] == rate], {
-        row: rate for row, (_, rate) in best.items()
-    }
-
-
-def rows_of(cells: Iterable[Sequence[str]], head: Sequence[str]) -> list[str]:
-    """A Markdown table."""
-    return ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *cells)]
-
-
-def verdict_table(results: list[dict], rates: dict[str, str] | None = None) -> list[str]:
-    """The table with what its intervals say, and how many of VAPO's leads hold."""
-    rows = compare(results)
-    verdicts = {r["row"]: verdict(r) for r in rows}
-    spans = {row: t_interval(x) for row, x in leads(results).items() if row != "vapo" and len(x) > 1}
-    head = (*TABLE_HEAD, *(["learning rate"] if rates else []), "lead by Student's t", "does VAPO's lead hold?")
-    cells = []
-    for c in format_table(rows):
-        low, high = spans.get(c[0], (math.nan, math.nan))
-        student = "" if c[0] == "vapo" else f"[{low:+.1f}, {high:+.1f}]"
-        cells.append((*c, *([rates[c[0]]] if rates else []), student, verdicts[c[0]]))
-    count = {v: sum(x == v for x in verdicts.values()) for v in ("holds", "opposite", "unresolved")}
-    total = (
-        f"Of {sum(count.values())} differences {count['holds']} hold, {count['opposite']} have the opposite sign, "
-        f"and {count['unresolved']} are unresolved; by Student's t {sum(a > 0 for a, _ in spans.values())} hold and "
-        f"{sum(b < 0 for _, b in spans.values())} have the opposite sign."
-    )
-    return [*rows_of(cells, head), "", total, ""]
-
-
-def markdown(results: list[dict], later: list[dict], second: list[dict]) -> str:
-    """The page: the tables, what holds, what every row cost."""
-    if not results:
-        return "\n".join([PREFACE, "**The table has not been run under the protocol yet.**", "", notes()])
-    rates = {name: at_rate(results, suffix) for name, suffix in RATES.items()}
-    rates = {name: rows for name, rows in rates.items() if rows}
-    own, chosen = at_own_rate(rates)
-    several = len(rates) > 1
-    title = "Each row at the better of its learning rates" if several else f"All rows at rate {next(iter(rates))}"
-    lines = [PREFACE, f"## {title}", "", *verdict_table(own, chosen if several else None)]
-    lines += ["![Score of each row with its interval, beside the paper's](images/table1.png)", ""]
-    lines += ["![Learning curves, mean and range over seeds, critic charged](images/table1-curves.png)", ""]
-    for name, part in rates.items() if several else ():
-        lines += [f"## All rows at learning rate {name}", "", *verdict_table(part)]
-    plain = [r for r in results if not any(s and r["preset"].endswith(s) for s in RATES.values())]
-    extra = [r for r in compare(plain) if r["row"] not in PAPER]
-    if extra:
-        lines += [f"## Extra rows, at {next(iter(RATES))}", "", *rows_of(format_table(extra), TABLE_HEAD), ""]
-    lines += [COSTS, *cost_table(plain), ""]
-    if later:
-        lines += [LATER, *verdict_table(later)]
-    if second:
-        lines += [SECOND, *verdict_table(second), "![The same on chain](images/table1-chain.png)", ""]
-        lines += [*cost_table(second), ""]
-    return "\n".join([*lines, *mechanisms(), notes()])
-
-
-def cost_table(results: list[dict]) -> list[str]:
-    """Accuracy by length, response length, samples and seconds of each row."""
-    head = ("row", "short", "mid", "long", "tokens a response", "samples", "CPU seconds")
-    cells = []
-    for row in sorted({r["preset"] for r in results}):
-        mine = [r for r in results if r["preset"] == row]
-        mean = {name: statistics.fmean(float(r[name]) for r in mine) for name in COLUMNS[3:-1]}
-        shares = [f"{100 * mean['accuracy_' + part]:.0f}" for part in ("short", "mid", "long")]
-        cells.append((row, *shares, *(f"{mean[x]:.0f}" for x in ("response_length", "samples", "cpu_seconds"))))
-    return rows_of(cells, head)
+- A larger size on a GPU. Larger rollouts, which would have less noise, under a frozen protocol.
+- A regime of thousands of tokens, where the paper's λ and α mean what they mean there.
+"""
 
 
 def measured(name: str, column: str, **where: object) -> float:
@@ -127,7 +42,7 @@ def measured(name: str, column: str, **where: object) -> float:
 
 
 def mechanisms() -> list[str]:
-    """What each repair does by itself, one line each, from the files of `benchmarks/mechanisms.py`."""
+    """What each technique does by itself, one line each, from the files of `benchmarks/mechanisms.py`."""
 
     def value(critic: str) -> str:
         at = {"critic": critic, "position": 0.125}
@@ -169,60 +84,35 @@ def mechanisms() -> list[str]:
         ("Positive-example LM loss", "problems solved 1 in 50: right after 6 rollouts, 2 seeds", right(0), right(0.1)),
         ("Group-Sampling", "the same problems: groups of 2 → 16 that are mixed", mixed(2), mixed(16)),
     ]  # fmt: skip
-    return ["## The mechanisms by themselves", "", MECHANISMS, *rows_of(cells, ("repair", "", "without", "with")), ""]
+    return [
+        "## The mechanisms by themselves",
+        "",
+        MECHANISMS,
+        *rows_of(cells, ("technique", "", "without", "with")),
+        "",
+    ]
 
 
-def notes() -> str:
-    """What a person adds to the numbers."""
-    return (HERE / "results-notes.md").read_text().rstrip()
+def rows_of(cells: Iterable[Sequence[str]], head: Sequence[str]) -> list[str]:
+    """A Markdown table."""
+    return ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *cells)]
 
 
-PREFACE = """# Results: Table 1 in miniature
-
-Generated from `docs/results/*.csv` by `python docs/generate/results.py`; how it was run is in [the protocol](protocol),
-what was tried before in [the log](log). Accuracy is in points on 2,048 held-out problems; intervals are bootstrap 95 %
-over seeds; a lead is VAPO minus the row, paired by seed.
-"""
-COSTS = """## Where the points are, and what they cost
-
-At 7e-5. Accuracy by third of the prompt length; samples and CPU seconds include the critic's pretraining.
-"""
-LATER = """## The confirmation: ten new seeds at 1e-4
-
-Judged by themselves; the five seeds that suggested these claims are left out.
-"""
-SECOND = """## The second table: `chain`
-
-The same presets and constants on unequal lengths, ten seeds; nothing was tuned for it. Costs below.
-"""
-MECHANISMS = """Each against the truth, on the `chain` task (`python benchmarks/mechanisms.py`; the files in
-`docs/results/mechanisms` name command and commit, the notebooks draw them). One or two seeds each: measured on these
-policies, no claim about all. With this critic and at these lengths α = 0.05 is *too short* a horizon, λ = 0.95 errs
-less: the paper's α belongs to responses of thousands of tokens.
-"""
+def markdown() -> str:
+    """The page: the map, Table 1 at one of its points, the mechanisms."""
+    return "\n".join([PREFACE, *sweeps_map.short(), *table1.section(), *mechanisms(), NOT_RUN])
 
 
-def read(name: str) -> list[dict]:
-    """The runs of a table; none if it has not been run."""
-    path = DOCS / "results" / f"{name}.csv"
-    if not path.exists():
-        return []
-    with path.open() as file:
-        return list(csv.DictReader(file))
+def filled(page: str, marks: tuple[str, str], text: str) -> str:
+    """A page with this text between two marks."""
+    between = re.compile(f"(?s)(?<={re.escape(marks[0])}\n).*?(?=\n{re.escape(marks[1])})")
+    return between.sub(lambda _: text, page, count=1)
 
 
-def main() -> None:
-    """Reads both tables and writes the page and the figures."""
-    results, second = read("table1"), read("chain")
-    later = at_rate([r for r in results if int(r["seed"]) >= CONFIRMATION], RATES["1e-4"])
-    results = [r for r in results if int(r["seed"]) < CONFIRMATION]
-    (DOCS / "results.md").write_text(markdown(results, later, second) + "\n")
-    if results:
-        own, _ = at_own_rate({name: at_rate(results, suffix) for name, suffix in RATES.items()})
-        draw_table(compare(own), DOCS / "images" / "table1.png")
-    if second:
-        draw_table(compare(second), DOCS / "images" / "table1-chain.png")
-
-
-if __name__ == "__main__":
-    main()
+def pages() -> dict[Path, str]:
+    """docs/results.md, and what is measured in the README and in docs/speed.md."""
+    return {
+        DOCS / "results.md": markdown(),
+        README: filled(README.read_text(), MARKS, table1.readme()),
+        SPEED: filled(SPEED.read_text(), beside_trl.MARKS, beside_trl.table()),
+    }

@@ -1,7 +1,7 @@
 """Evaluation as the paper reports it (§5.1): mean pass rate over k samples of each problem, and what goes with it.
 
-One evaluation is one set of `Settings`, which name everything that decides its numbers: weights and problems
-by their hashes, lengths, temperature, top-p, seed, sampler. Finished problems are appended to a .jsonl file
+One evaluation is one set of `Settings`, which name everything that decides its numbers: model and problems
+by their hashes, lengths, temperature, top-p, seed, sampler. Finished problems are appended to a scratch file
 under those settings, so that a stopped evaluation goes on and never mixes with another; the end is one JSON
 file that two people can compare.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import fcntl
 import hashlib
 import json
 import math
@@ -19,13 +18,14 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from minivapo.files import read_object, read_objects, write_atomically
 from minivapo.interfaces import Problem, UserError, derive_seed
 from minivapo.responses import Draw, Response, respond
 from minivapo.runs.folder import git_commit, versions
-from minivapo.runs.statistics import bootstrap_interval
+from minivapo.runs.lock import locked
+from minivapo.runs.statistics import pass_rate_interval
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Settings:
     """Folder, run folder or hub name, as it was given."""
     weights: str
     """Hash of the weight files, or the hub's commit: see `fingerprint`."""
+    files: str
+    """Hash of all other files of the model's folder: configuration, tokenizer, templates."""
     task: str
     problems: int
     """Problems evaluated: the first of the task's held-out problems."""
@@ -51,12 +53,14 @@ class Settings:
     """Length limit of a prompt; longer ones were dropped by the task or are an error."""
     stop: tuple[str, ...]
     """Strings that end a response besides EOS."""
+    stop_ids: tuple[int, ...]
+    """Token ids that end a response, see `minivapo.loading.stop_ids`."""
     seed: int
     sampler: str
     """transformers or vllm: with one seed they draw different responses."""
     sample_batch: int
     """Responses sampled at once; random numbers depend on it."""
-    dtype: str
+    dtype: Literal["float32", "bfloat16"]
     """Precision of the forward passes."""
     device: str
     """Kind of device: their random generators and roundings differ."""
@@ -68,30 +72,7 @@ class Settings:
 
     def record(self) -> dict[str, Any]:
         """As JSON holds them."""
-        return {**dataclasses.asdict(self), "stop": list(self.stop)}
-
-
-def fingerprint(model: str) -> str:
-    """The first 16 hexadecimal digits of SHA-256 over the weight files of a folder, or a hub model's commit.
-
-    Raises:
-        UserError: there are no weights.
-    """
-    folder = Path(model)
-    if not folder.is_dir():
-        from minivapo.loading import explain_loading, transformers
-
-        with explain_loading(model, "configuration"):
-            return f"hub commit {transformers.AutoConfig.from_pretrained(model)._commit_hash}"
-    # optimizer.safetensors stands beside the weights of a checkpoint
-    files = sorted(f for kind in ("*.safetensors", "*.bin") for f in folder.glob(kind) if f.stem != "optimizer")
-    if not files:
-        raise UserError(f"{model} holds no weights (*.safetensors); give a transformers folder or a run folder.")
-    total = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            total.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()[:16]
+        return {**dataclasses.asdict(self), "stop": list(self.stop), "stop_ids": list(self.stop_ids)}
 
 
 def hash_problems(problems: Sequence[Problem]) -> str:
@@ -121,8 +102,8 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
     return 1 - math.comb(samples - correct, k) / math.comb(samples, k)
 
 
-def summarise(settings: Settings, problems: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The result of an evaluation from the records of its problems.
+def summarise(settings: Settings, problems: Sequence[dict[str, Any]], left_out: int = 0) -> dict[str, Any]:
+    """The result of an evaluation from the records of its problems, and the number of those that were left out.
 
     Choice: a response that the verifier failed on counts as not correct, and the share of such responses is
     stated beside the accuracy, with what the accuracy would be if all of them were right.
@@ -138,7 +119,7 @@ def summarise(settings: Settings, problems: Sequence[dict[str, Any]]) -> dict[st
     return {
         "settings": settings.record(),
         "accuracy": accuracy,
-        "interval": list(bootstrap_interval(rates)),
+        "interval": list(pass_rate_interval(rates)),
         "pass_at": {str(k): sum(pass_at_k(p["samples"], p["correct"], k) for p in problems) / len(rates) for k in ks},
         "verifier_errors": errors,
         "accuracy_if_errors_were_right": accuracy + errors,
@@ -151,6 +132,7 @@ def summarise(settings: Settings, problems: Sequence[dict[str, Any]]) -> dict[st
             "mean_correct": sum(right) / len(right) if right else None,
             "mean_wrong": sum(wrong) / len(wrong) if wrong else None,
         },
+        "left_out": left_out,
         "problems": list(problems),
     }
 
@@ -174,14 +156,14 @@ def evaluate_problems(
         tokenizer: the policy's.
         sampler: holds weights of version 0, see `minivapo.interfaces.Sampler`.
         settings: of the evaluation.
-        path: .jsonl file of finished problems, under these settings.
+        path: scratch file of finished problems, under these settings.
         timeout: seconds that the verifier may take for one part.
 
     Raises:
         UserError: the file is of other settings or in use, a prompt is too long, or the verifier fails as a whole.
     """
     size = max(1, settings.sample_batch // settings.samples)
-    with open_partial(path, settings) as file:
+    with open_partial(path) as file:
         done = read_partial(settings, path)
         done = done[: len(done) // size * size] if len(done) < len(problems) else done
         rewrite(file, settings, done)
@@ -216,19 +198,23 @@ def problem_record(responses: Sequence[Response]) -> dict[str, Any]:
     }
 
 
+def scratch_file(out: Path, settings: Settings) -> Path:
+    """Where finished problems wait for the others: a name that no other evaluation has, beside the result."""
+    return out.with_name(f"{out.name}.{settings.key}.partial")
+
+
 @contextlib.contextmanager
-def open_partial(path: Path, settings: Settings) -> Iterator[Any]:
-    """The file of finished problems, for this process alone.
+def open_partial(path: Path) -> Iterator[Any]:
+    """The file of finished problems, for this process alone; it is made if it is not there.
 
     Raises:
         UserError: another process is writing it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{path} is being written by another evaluation: wait for it, or give --out.") from None
+    with contextlib.suppress(FileExistsError):
+        path.open("x").close()  # what is there is never cut before it was read
+    busy = f"{path} is being written by another evaluation: wait for it, or give --out."
+    with locked(path, busy), path.open("r+") as file:
         yield file
 
 
@@ -239,18 +225,23 @@ def read_partial(settings: Settings, path: Path) -> list[dict[str, Any]]:
         UserError: the file holds results of other settings, or something else.
     """
     lines, cut = read_objects(path)
-    if cut and not lines:  # the settings are written at once: this is somebody else's text
+    if cut and not lines and not header(settings).encode().startswith(path.read_bytes()):
         raise UserError(f"{path} holds something else than an evaluation: choose another --out.")
     if lines and lines[0].get("settings") != settings.record():
         refuse_other(lines[0].get("settings"), settings, path)
     return lines[1:]
 
 
+def header(settings: Settings) -> str:
+    """The first line of a scratch file."""
+    return json.dumps({"settings": settings.record()}) + "\n"
+
+
 def rewrite(file: Any, settings: Settings, records: Sequence[dict[str, Any]]) -> None:
     """Leaves the settings and these records in the file: a part that was cut is dropped."""
     file.seek(0)
     file.truncate()
-    file.write("".join(json.dumps(line) + "\n" for line in ({"settings": settings.record()}, *records)))
+    file.write(header(settings) + "".join(json.dumps(line) + "\n" for line in records))
     file.flush()
 
 
@@ -285,7 +276,7 @@ def finished(out: Path, settings: Settings) -> dict[str, Any] | None:
 
 
 def write_result(out: Path, result: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """Writes the JSON file at once or not at all, and takes away the file of finished problems."""
+    """Writes the JSON file at once or not at all."""
     tokens = sum(sum(p["lengths"]) for p in result["problems"])
     result = {
         **result,
@@ -296,7 +287,6 @@ def write_result(out: Path, result: dict[str, Any], seconds: float) -> dict[str,
         "seconds": round(seconds, 1),
     }
     write_atomically(out, json.dumps(result, indent=1))
-    out.with_suffix(".jsonl").unlink(missing_ok=True)
     return result
 
 
@@ -319,17 +309,18 @@ def run_evaluation(
     begun, console = time.perf_counter(), Console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     records: list[dict[str, Any]] = []
-    told = 0
+    told, scratch = 0, scratch_file(out, settings)
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         row = bar.add_task("sampling", total=len(problems))
-        parts = evaluate_problems(task, problems, tokenizer, sampler, settings, out.with_suffix(".jsonl"), timeout)
-        for records in parts:
+        for records in evaluate_problems(task, problems, tokenizer, sampler, settings, scratch, timeout):
             accuracy = sum(r["correct"] for r in records) / sum(r["samples"] for r in records)
             bar.update(row, completed=len(records), description=f"accuracy {accuracy:.3f}")
             if not console.is_terminal and 10 * len(records) // len(problems) > told:  # a log: one line a tenth
                 told = 10 * len(records) // len(problems)
                 print(f"{len(records)} of {len(problems)} problems, accuracy {accuracy:.3f}", flush=True)
-    result = write_result(out, summarise(settings, records), time.perf_counter() - begun)
+    result = summarise(settings, records, getattr(task, "left_out", 0))
+    result = write_result(out, result, time.perf_counter() - begun)
+    scratch.unlink(missing_ok=True)
     return result
 
 
@@ -349,16 +340,20 @@ def show(result: dict[str, Any], rows: int = 40) -> None:
         numbers = (f"{p['correct']}/{n}", f"{p['correct'] / n:.3f}", f"{sum(p['lengths']) / n:.0f}")
         table.add_row(Text(label), *numbers, str(p["truncated"]), str(p["errors"]))
     console.print(table)
-    left = len(result["problems"]) - rows
-    if left > 0:
-        console.print(f"… and {left} more problems in the file")
+    more = len(result["problems"]) - rows
+    if more > 0:
+        console.print(f"… and {more} more problems in the file")
     low, high = result["interval"]
     length = result["length"]
     curve = ", ".join(f"pass@{k} {v:.3f}" for k, v in result["pass_at"].items())
+    drawn = f"temperature {settings['temperature']:g}, top-p {settings['top_p']:g}"
+    left = result["left_out"]
+    without = f" ({left} LEFT OUT: prompts of more than {settings['max_prompt_tokens']} tokens)" if left else ""
     lines = [
         f"accuracy {result['accuracy']:.4f}, 95 % interval over problems [{low:.4f}, {high:.4f}]",
-        f"  mean of {settings['samples']} samples on {settings['problems']} problems, temperature "
-        f"{settings['temperature']:g}, top-p {settings['top_p']:g}, at most {settings['max_new_tokens']} tokens",
+        f"  mean of {settings['samples']} {'samples' if settings['samples'] > 1 else 'sample'} on "
+        f"{settings['problems']} problems{without}, {drawn if settings['temperature'] else 'greedy'}, at most "
+        f"{settings['max_new_tokens']} tokens",
         curve,
         f"length mean {length['mean']:.1f}, median {length['median']}, 95 % below {length['p95']}, max {length['max']}",
         f"truncated {result['truncated']:.1%}, verifier errors {result['verifier_errors']:.2%}",

@@ -4,6 +4,7 @@ config.json      resolved configuration, git commit, versions
 metrics.jsonl    one line for each yield of `minivapo.vapo.train`, written as it happens
 samples.jsonl    some responses with log-prob, value, advantage of each token
 checkpoint/      actor, critic, optimizers, progress; replaced atomically, with a manifest of SHA-256 sums
+.lock            locked by the process that writes here
 report.html      at the end
 """
 
@@ -22,13 +23,32 @@ from typing import Any
 from minivapo.files import json_lines, read_object, read_objects, write_atomically
 from minivapo.interfaces import UserError
 from minivapo.runs.checkpoint import CHECKPOINT
+from minivapo.runs.lock import run_lock
+from minivapo.runs.origin import origin_record
 from minivapo.vapo import Config
 
 
 def new_run_folder(base: Path, name: str) -> Path:
-    """base/name, or base/name-2, … : the first that does not exist."""
-    candidates = (base / (name if i == 1 else f"{name}-{i}") for i in range(1, 10**6))
-    return next(path for path in candidates if not path.exists())
+    """Makes base/name, or base/name-2, … : the first that does not exist. No two processes get the same one.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    for i in itertools.count(1):
+        path = base / (name if i == 1 else f"{name}-{i}")
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise cannot_write(path, error) from error
+    raise AssertionError
+
+
+def cannot_write(run: Path, error: OSError) -> UserError:
+    """What to say of a run folder that cannot be made or written."""
+    return UserError(f"cannot write the run folder {run}: {error.strerror}; choose another with --run.")
 
 
 def write_config(run: Path, config: Config, info: dict[str, Any]) -> None:
@@ -37,14 +57,72 @@ def write_config(run: Path, config: Config, info: dict[str, Any]) -> None:
     Raises:
         UserError: the folder already holds a run, or cannot be written.
     """
-    if any((run / name).exists() for name in ("config.json", "metrics.jsonl", "samples.jsonl", CHECKPOINT)):
-        raise UserError(f"{run} already holds a run: go on with it by --resume {run}, or choose another --run.")
+    refuse_a_run(run)
     try:
         run.mkdir(parents=True, exist_ok=True)
-        record = {**info, "config": dataclasses.asdict(config), "commit": git_commit(), "versions": versions()}
-        (run / "config.json").write_text(json.dumps(record, indent=2))
+        with run_lock(run):
+            refuse_a_run(run)  # of another process, that came first
+            write_record(run, config, info)
     except OSError as error:
-        raise UserError(f"cannot write the run folder {run}: {error.strerror}; choose another with --run.") from error
+        raise cannot_write(run, error) from error
+
+
+def write_record(run: Path, config: Config, info: dict[str, Any]) -> None:
+    """Writes config.json, see `write_config`."""
+    record = {**info, **origin_record(info, config, run), "config": dataclasses.asdict(config)}
+    record |= {"commit": git_commit(), "versions": versions()}
+    write_atomically(run / "config.json", json.dumps(record, indent=2))
+
+
+def check_steps(run: Path, before: int, steps: int) -> None:
+    """Refuses to end a run before where it is already.
+
+    Args:
+        run: the run folder.
+        before: steps that it was to take until now.
+        steps: from now on.
+
+    Raises:
+        UserError: it has taken more.
+    """
+    metrics = read_metrics(run)
+    done = int(metrics[-1]["step"]) if metrics else 0
+    if steps < min(done + 1, before):
+        raise UserError(f"--steps is {steps}, but {run} has taken {done} already: name more to extend it.")
+
+
+def record_changes(run: Path, config: Config, **info: dict[str, Any]) -> None:
+    """Keeps in config.json what a run goes on with, and under `changes` what that was before and from which step on.
+
+    Args:
+        run: the run folder.
+        config: the run's configuration from now on.
+        info: other parts of config.json from now on, say `machine`.
+    """
+    record = read_object(run / "config.json")
+    parts = {"config": dataclasses.asdict(config), **info}
+    changed = {
+        name: [record[part].get(name), value]
+        for part, values in parts.items()
+        for name, value in values.items()
+        if part in record and record[part].get(name) != value
+    }
+    if changed or not parts.keys() <= record.keys():  # a run of the other engine, or of an earlier version
+        metrics = read_metrics(run)
+        change = {"step": metrics[-1]["step"] if metrics else 0, "changed": changed}
+        record = {**record, **parts, "changes": [*record.get("changes", []), *([change] if changed else [])]}
+        with run_lock(run):
+            write_atomically(run / "config.json", json.dumps(record, indent=2))
+
+
+def refuse_a_run(run: Path) -> None:
+    """Refuses a folder that holds any part of a run.
+
+    Raises:
+        UserError: it does.
+    """
+    if any((run / name).exists() for name in ("config.json", "metrics.jsonl", "samples.jsonl", CHECKPOINT)):
+        raise UserError(f"{run} already holds a run: go on with it by --resume {run}, or choose another --run.")
 
 
 def read_config(run: Path) -> tuple[Config, dict[str, Any]]:
@@ -79,11 +157,12 @@ def versions() -> dict[str, str]:
 
 def git_commit() -> str | None:
     """Commit of the source tree this package runs from, with "+" if it was changed; None outside git."""
-    here = Path(__file__).parent
+    git = ["git", "-C", str(Path(__file__).parent)]
+
+    def ask(*words: str) -> str:
+        return subprocess.run([*git, *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
     try:
-        ask = lambda *words: subprocess.run(  # noqa: E731
-            ["git", "-C", str(here), *words], capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
         return ask("rev-parse", "HEAD") + ("+" if ask("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return None

@@ -1,7 +1,7 @@
 """A reward model: the network that the paper's vanilla PPO starts its critic from (VAPO §3.1, §5.1).
 
 It is trained on (response, verdict) pairs by the error of its score *after the last token* alone, so it never
-learned what an unfinished response is worth: as a critic it carries the bias that value-pretraining repairs.
+learned what an unfinished response is worth: as a critic it carries the bias that value-pretraining removes.
 The pairs are sampled from a policy and judged by a task, or read from a file.
 
     minivapo reward-model critic-init --task chain

@@ -34,6 +34,23 @@ def bootstrap_interval(values: Sequence[float], level: float = 0.95, seed: int =
     return float(low), float(high)
 
 
+def pass_rate_interval(rates: Sequence[float]) -> tuple[float, float]:
+    """Interval of the mean pass rate at 95 %: the bootstrap's over problems.
+
+    Where no problem was ever solved, or each one always, resampling finds nothing else, and 0 of 100 is no proof of 0:
+    Wilson's interval of as many trials as there are problems then.
+
+    Args:
+        rates: one pass rate for each problem.
+    """
+    from scipy import stats
+
+    if set(rates) not in ({0.0}, {1.0}):
+        return bootstrap_interval(rates)
+    found = stats.binomtest(round(sum(rates)), len(rates)).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
+
+
 def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
     """Student's interval of the mean: wider than the bootstrap's where values are few, and fairer.
 

@@ -5,6 +5,7 @@ The same on a laptop and on a cluster: rank 0 writes, every rank takes part in s
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
@@ -14,52 +15,121 @@ from typing import Any
 
 import torch
 
-from minivapo.interfaces import Engine, Metrics, Problem, Rollout, Task
-from minivapo.runs.checkpoint import barrier, checkpoint_folder, save_checkpoint, verify_checkpoint
+from minivapo.interfaces import Engine, Metrics, Problem, Rollout, Task, UserError
+from minivapo.probe import check_gap
+from minivapo.responses import training_problem
+from minivapo.runs.checkpoint import (
+    CHECKPOINT,
+    SaveTimer,
+    barrier,
+    checkpoint_folder,
+    has_checkpoint,
+    retire,
+    save_checkpoint,
+    verify_checkpoint,
+)
 from minivapo.runs.folder import keep_lines, read_metrics
+from minivapo.runs.lock import run_lock
 from minivapo.vapo import Config, train
 
 
 def run_training(
-    config: Config, task: Task, engine: Engine, run: Path, *, resume: bool = False, save_every: int = 1
+    config: Config,
+    task: Task,
+    engine: Engine,
+    run: Path,
+    *,
+    resume: bool = False,
+    save_every: int = 0,
+    keep: int = 1,
 ) -> Iterator[Metrics]:
-    """Trains, writing the run folder as it goes; yields what it wrote.
+    """Trains, writing the run folder as it goes; yields what it wrote. Nobody else may write there meanwhile.
 
     Args:
         config, task, engine: as for `minivapo.vapo.train`.
         run: a folder with a config.json (`write_config`).
-        resume: go on from the run's checkpoint; lines written after it are dropped, and come again.
-        save_every: steps between checkpoints; the end is always saved.
+        resume: go on from the run's checkpoint; lines written after it are dropped, and come again. A run that was
+            stopped before its first checkpoint starts again.
+        save_every: rollouts between checkpoints, see `SaveTimer`; the end is always saved.
+        keep: checkpoints to keep.
+
+    Raises:
+        UserError: another process writes in the run folder, or its checkpoint is damaged or gone; or see
+            `minivapo.vapo.train` and `minivapo.probe.check_gap`.
     """
     writer = engine.world.rank == 0
+    with run_lock(run) if writer else contextlib.nullcontext():
+        spent = restore(engine, run, save_every, keep) if resume else 0.0
+        begun = time.process_time()
+        timer = SaveTimer(save_every, engine.world)
+        for metrics in train(config, task, engine):
+            metrics["time/cpu_seconds"] = spent + time.process_time() - begun
+            if writer:
+                with (run / "metrics.jsonl").open("a") as file:
+                    file.write(json.dumps(metrics) + "\n")
+                if engine.rollout is not None and metrics["step"] > 0:
+                    with (run / "samples.jsonl").open("a") as file:
+                        for record in sample_records(engine, task, int(metrics["step"]), config):
+                            file.write(json.dumps(record) + "\n")
+            check_gap(engine, metrics)
+            is_rollout = engine.progress.lines > 1  # the first line is the evaluation of the base policy
+            if timer.due(is_rollout) or 0 < config.steps == metrics["step"]:
+                save(engine, run, keep, timer)
+            yield metrics
+        if timer.rollouts:  # a run without steps ends in value-pretraining
+            save(engine, run, keep, timer)
+
+
+def save(engine: Engine, run: Path, keep: int, timer: SaveTimer) -> None:
+    """Saves a checkpoint and tells the timer."""
+    begun = timer.now()
+    save_checkpoint(engine, run, keep)
+    timer.saved(begun)
+
+
+def restore(engine: Engine, run: Path, save_every: int, keep: int) -> float:
+    """Takes the engine and the run's files back to the last checkpoint; returns the CPU seconds spent until then.
+
+    Raises:
+        UserError: the checkpoint is damaged, or gone.
+    """
+    writer = engine.world.rank == 0
+    if not engine.world.max(torch.tensor(float(writer and has_checkpoint(run)))):
+        if writer:
+            start_again(run, save_every)
+        barrier(engine)
+        return 0.0
+    folder = checkpoint_folder(run)
+    verify_checkpoint(folder, engine.world)
+    engine.load(folder)
     spent = 0.0
-    if resume:
-        if writer:
-            verify_checkpoint(checkpoint_folder(run))
-        barrier(engine)
-        engine.load(checkpoint_folder(run))
-        if writer:
-            for leftover in {run / "checkpoint.new", run / "checkpoint.old"} - {checkpoint_folder(run)}:
-                shutil.rmtree(leftover, ignore_errors=True)  # of a save that was interrupted
-            lines, step = engine.progress.lines, engine.progress.step
-            keep_lines(run / "metrics.jsonl", lambda i, _: i < lines)
-            keep_lines(run / "samples.jsonl", lambda _, record: record["step"] <= step)
-            metrics = read_metrics(run)
-            spent = metrics[-1].get("time/cpu_seconds", 0.0) if metrics else 0.0
-        barrier(engine)
-    begun = time.process_time()
-    for metrics in train(config, task, engine):
-        metrics["time/cpu_seconds"] = spent + time.process_time() - begun
-        if writer:
-            with (run / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(metrics) + "\n")
-            if engine.rollout is not None and metrics["step"] > 0:
-                with (run / "samples.jsonl").open("a") as file:
-                    for record in sample_records(engine, task, int(metrics["step"]), config):
-                        file.write(json.dumps(record) + "\n")
-        if metrics["step"] % save_every == 0 or metrics["step"] == config.steps:
-            save_checkpoint(engine, run)
-        yield metrics
+    if writer:
+        shutil.rmtree(run / "checkpoint.new", ignore_errors=True)  # of a save that was interrupted
+        if folder.name == CHECKPOINT:
+            retire(run, keep)
+        lines, step = engine.progress.lines, engine.progress.step
+        keep_lines(run / "metrics.jsonl", lambda i, _: i < lines)
+        keep_lines(run / "samples.jsonl", lambda _, record: record["step"] <= step)
+        metrics = read_metrics(run)
+        spent = metrics[-1].get("time/cpu_seconds", 0.0) if metrics else 0.0
+    barrier(engine)
+    return spent
+
+
+def start_again(run: Path, save_every: int) -> None:
+    """Empties the files of a run that was stopped before its first checkpoint.
+
+    Raises:
+        UserError: there are more lines than come before the first one: it was removed.
+    """
+    lines = len(read_metrics(run))
+    if lines > 1 + max(1, save_every):
+        raise UserError(
+            f"{run} has {lines} lines of metrics but no checkpoint: it was removed. Put it back, or start a new run."
+        )
+    shutil.rmtree(run / "checkpoint.new", ignore_errors=True)
+    keep_lines(run / "metrics.jsonl", lambda *_: False)
+    keep_lines(run / "samples.jsonl", lambda *_: False)
 
 
 def sample_records(engine: Engine, task: Task, step: int, config: Config, count: int = 4) -> list[dict[str, Any]]:
@@ -70,7 +140,7 @@ def sample_records(engine: Engine, task: Task, step: int, config: Config, count:
     picked = sorted({order[round(k * (len(order) - 1) / max(count - 1, 1))] for k in range(count) if order})
     rows = rollout.rows(picked)
     # Rows may have come here from another rank; the number of a prompt in the stream is enough to have it again.
-    problems = [task.train_problems(number, 1, config.seed)[0] for number in rows.group.tolist()]
+    problems = [training_problem(task, number, config.seed) for number in rows.group.tolist()]
     # Only rank 0 writes samples, and a forward pass over several ranks needs them all.
     after = engine.actor.forward(rows)["logprobs"] if engine.world.size == 1 else None
     return [

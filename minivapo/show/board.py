@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from minivapo.show.thin import Thinned
+
 
 class Board:
     """The lines of a run so far, what it does now, and how long it still takes.
@@ -19,7 +21,7 @@ class Board:
     def __init__(self, settings: Mapping[str, Any], now: Callable[[], float] = time.monotonic) -> None:
         self.settings, self.now = settings, now
         self.started = self.changed = now()
-        self.lines: list[dict[str, Any]] = []
+        self.history = Thinned()
         self.seconds: dict[str, list[float]] = {"evaluation": [], "pretraining": [], "step": []}
         self.sample: Mapping[str, Any] | None = None
         self.said: str | None = None
@@ -37,9 +39,9 @@ class Board:
         """
         place = self.place(metrics)
         while self.lines and self.place(self.lines[-1]) >= place:
-            self.lines.pop()
+            self.history.pop()
         elapsed = self.now() - self.changed
-        self.lines.append(dict(metrics))
+        self.history.append(dict(metrics))
         self.changed, self.said = self.now(), None
         kind = ("evaluation", "pretraining", "step")[place[0]]
         took = metrics.get("time/total", elapsed if timed else None)
@@ -53,6 +55,11 @@ class Board:
             return 1, int(metrics["pretrain/rollout"])
         step = int(metrics.get("step", 0))
         return (2, step) if step else (0, 0)
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """The lines so far; of very many, some evenly, and the newest."""
+        return self.history.lines
 
     @property
     def step(self) -> int:

@@ -144,10 +144,6 @@ def summary(group: Group) -> dict[str, Any]:
     def final(run: Run) -> Any:  # the base policy's accuracy is not a result of training
         return next((r["eval/accuracy"] for r in reversed(run.metrics) if "eval/accuracy" in r and r["step"]), None)
 
-    def seconds(run: Run) -> Any:
-        times = [row["time/total"] for row in run.metrics if "time/total" in row]
-        return sum(times) if times else None
-
     return {
         "steps": max(run.metrics[-1]["step"] for run in group.runs),
         "accuracy_before": spread(first(r, "eval/accuracy") for r in group.runs),
@@ -157,11 +153,11 @@ def summary(group: Group) -> dict[str, Any]:
         "entropy": spread(last(r, "policy/entropy") for r in group.runs),
         "explained": spread(last(r, "value/explained_variance") for r in group.runs),
         "samples": spread(last(r, "samples") for r in group.runs),
-        "seconds": spread(seconds(r) for r in group.runs),
+        "seconds": spread(r.seconds for r in group.runs),
     }
 
 
 def describe_run(run: Run) -> dict[str, Any]:
     """What identifies a run, for the page."""
     kept = {k: run.meta.get(k) for k in ("preset", "task", "model", "commit", "versions")}
-    return {"name": run.name, "seed": run.config.get("seed"), "lines": len(run.metrics), **kept}
+    return {"name": run.name, "seed": run.config.get("seed"), "lines": run.lines, **kept}

@@ -23,7 +23,7 @@ def points_a_line(charts: list[dict[str, Any]]) -> int:
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
     """Round numbers (1, 2 or 5 times a power of ten apart) from low to high, about so many."""
-    if not high > low:
+    if not high - low > 1e-300:  # equal, or so near that a step between them would be no normal number
         return [low]
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))

@@ -1,11 +1,13 @@
-"""What a person sees while a run trains: a compact view in a terminal, one line a step elsewhere.
+"""What a person sees while a run trains: a compact view in a terminal, one line per step elsewhere.
 
-with Live(config, run) as live:
-    live.phase("loading the model")
-    for metrics in run_training(...):
-        live.update(metrics)
+For example::
 
-watch(Path("runs/chain-vapo-0"))        # the same view, from another terminal, by the run's files
+    with Live(config, run) as live:
+        live.phase("loading the model")
+        for metrics in run_training(...):
+            live.update(metrics)
+
+    watch(Path("runs/chain-vapo-0"))        # the same view, from another terminal, by the run's files
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ from minivapo.files import read_object
 from minivapo.interfaces import UserError
 from minivapo.show.board import Board
 from minivapo.show.loggers import Logger, make_loggers
-from minivapo.show.tail import Tail, newest_samples
+from minivapo.show.notices import about_config, about_metrics
+from minivapo.show.tail import BATCH, Tail, newest_samples
 from minivapo.show.text import duration, figure, printable, sample_text, sparkline
 
 ROWS: tuple[tuple[str, str, str], ...] = (
@@ -156,7 +159,7 @@ def sample_view(sample: Mapping[str, Any], size: int) -> Text:
 
 
 class Live:
-    """Shows a run while it trains: a view that redraws itself in a terminal, one line a step elsewhere.
+    """Shows a run while it trains: a view that redraws itself in a terminal, one line per step elsewhere.
 
     Args:
         config: the run's `minivapo.vapo.Config`, or its fields as a dictionary.
@@ -192,19 +195,23 @@ class Live:
         self.title = f"MiniVAPO {printable(self.run.name) if self.run else ''}".strip()
         self.display: RichLive | None = None
         self.shown_phase = ""
+        self.told: set[str] = set()
         self.loggers: list[Logger] = make_loggers(self.run, settings, tensorboard, wandb, self.warn)
 
     def __enter__(self) -> Live:
         """Starts showing."""
         if self.run and (self.run / "metrics.jsonl").exists():  # a resumed run: its trends go on
-            for line in Tail(self.run / "metrics.jsonl").read()[0]:
-                self.board.add(line, timed=False)
+            tail = Tail(self.run / "metrics.jsonl")
+            while rows := tail.read()[0]:
+                for line in rows:
+                    self.board.add(line, timed=False)
         self.board.started = self.board.changed = self.board.now()
         if not self.plain:
             display = RichLive(get_renderable=self.render, console=self.console, refresh_per_second=4, transient=False)
             display.start(refresh=True)
             self.display = display
         self.announce()
+        self.tell(about_config(self.board.settings))
         return self
 
     def __exit__(
@@ -233,6 +240,13 @@ class Live:
         if self.plain and text not in (self.shown_phase, "finished"):
             self.line(f"[{text}]")
         self.shown_phase = text
+
+    def tell(self, notices: Sequence[str]) -> None:
+        """Warns of what was not said yet."""
+        for text in notices:
+            if text not in self.told:
+                self.warn(f"note: {text}")
+        self.told.update(notices)
 
     def warn(self, text: str) -> None:
         """One line that stays above the view, or between the plain lines."""
@@ -263,6 +277,7 @@ class Live:
         if total_steps is not None:
             self.board.settings = {**self.board.settings, "steps": total_steps}
         self.board.add(metrics)
+        self.tell(about_metrics(metrics))
         step = self.board.step
         if samples is None and self.run and step:
             samples = newest_samples(self.run)
@@ -324,14 +339,17 @@ def watch(
             while True:
                 rows, again = tail.read()
                 if again:
-                    live.board.lines.clear()
+                    live.board.history.clear()
                     if live.plain:
                         live.line("[the run was resumed; its lines again]")
-                for row in rows:
+                more = len(rows) == BATCH
+                for i, row in enumerate(rows):
                     live.board.add(row, timed=not first)
-                    if live.plain:
+                    if live.plain and (not more or i >= BATCH - 10):  # nobody reads so many
                         live.line(plain_line(live.board))
                 seen += len(rows)
+                if more:
+                    continue
                 if rows:
                     samples = newest_samples(run)
                     live.board.sample = samples[live.board.step % len(samples)] if samples else None

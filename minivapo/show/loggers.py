@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from minivapo.interfaces import UserError
+from minivapo.errors import UserError, install
 
 
 class Logger(Protocol):
@@ -48,7 +48,7 @@ def check_installed(tensorboard: bool = False, wandb: bool = False) -> None:
             try:
                 importlib.import_module(module)
             except ImportError as error:
-                raise UserError(f"{needs}: pip install 'minivapo[logging]'.") from error
+                raise UserError(f"{needs}: {install('logging')}.") from error
 
 
 def make_loggers(

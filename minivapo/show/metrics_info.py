@@ -230,6 +230,12 @@ METRICS: dict[str, MetricInfo] = {
     "advantage/lam_max": MetricInfo(
         "Largest λ of the policy", "", "λ_policy of the longest response (§4.2, eq. 5).", ""
     ),
+    "advantage/lam_zero": MetricInfo(
+        "Responses with λ = 0",
+        "share",
+        "Share of responses whose λ_policy is 0, since they have no more than 1/α tokens (§4.2, eq. 5).",
+        "Half or more: the median response sees one-step errors only, and the critic's noise as it is; raise alpha.",
+    ),
     # Actor
     "actor/loss": MetricInfo(
         "Actor loss", "", "L_PPO + μ L_NLL (§4.3, eq. 9), mean over mini-batches. Its level says little.", "NaN."
@@ -338,14 +344,14 @@ METRICS: dict[str, MetricInfo] = {
         "Imbalance over ranks (actor)",
         "ratio",
         "On a cluster: the busiest rank's work in a mini-batch over the mean (1 is perfect); the largest of the step.",
-        "Above about 1.2: ranks wait for each other; more responses a mini-batch balance better.",
+        "Above about 1.2: ranks wait for each other; more responses per mini-batch balance better.",
         "lower",
     ),
     "critic/imbalance": MetricInfo(
         "Imbalance over ranks (critic)",
         "ratio",
         "On a cluster: the busiest rank's work in a mini-batch over the mean (1 is perfect); the largest of the step.",
-        "Above about 1.2: ranks wait for each other; more responses a mini-batch balance better.",
+        "Above about 1.2: ranks wait for each other; more responses per mini-batch balance better.",
         "lower",
     ),
     # Time

@@ -33,6 +33,7 @@ from minivapo.show.compare import curves, describe_run, differences, group_runs,
 from minivapo.show.curve import picture, points_a_line
 from minivapo.show.metrics_info import GROUPS
 from minivapo.show.run_files import Run, portable, read_evaluations, read_run, read_samples
+from minivapo.show.story import story
 from minivapo.show.text import duration
 
 LIMIT = 5_000_000
@@ -108,7 +109,7 @@ def render(data: dict[str, Any]) -> str:
     from plotly.offline import get_plotlyjs
 
     plotly = get_plotlyjs().replace("\r\n", "\n")  # the browser hashes it with plain newlines
-    own = "\n".join((ASSETS / name).read_text("utf-8") for name in ("explorer.js", "report.js"))
+    own = "\n".join((ASSETS / name).read_text("utf-8") for name in ("page.js", "explorer.js", "report.js"))
     policy = (
         f"default-src 'none'; script-src {script_hash(own)} {script_hash(plotly)}; style-src 'unsafe-inline'; "
         "img-src data: blob:; base-uri 'none'; form-action 'none'"
@@ -179,6 +180,7 @@ def report_data(runs: Sequence[Run], sample_bytes: int = SAMPLE_BYTES) -> dict[s
         "charts": curves(groups),
         "samples": samples,
         "evaluations": evaluations,
+        "stories": [text for text in map(story, runs) if text] if len(runs) == 1 else [],
         "notices": list(dict.fromkeys(n for run in runs for n in run.notices)),
     }
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from minivapo.files import excerpt, parse_object, read_object, read_objects
+from minivapo.files import each_object, excerpt, parse_object, read_object
 from minivapo.interfaces import UserError
+from minivapo.show.notices import about_run
+from minivapo.show.thin import Thinned
 
 _SHOWN = ("logprobs", "old_logprobs", "new_logprobs", "entropy", "values", "advantages", "rewards")
 _PER_TOKEN = (*_SHOWN, "token_ids", "returns")
@@ -24,7 +26,11 @@ class Run:
     meta: dict[str, Any]
     """config.json."""
     metrics: list[dict[str, Any]]
-    """One dictionary a line, in order."""
+    """One dictionary a line, in order; of very many lines, some evenly, and the newest."""
+    lines: int
+    """How many there are."""
+    seconds: float | None
+    """That all of them took, where they say so."""
 
     name: str = ""
     """What the report calls it: the folder's name, with its parent's where two runs share one."""
@@ -52,17 +58,25 @@ def read_run(path: Path) -> Run:
     meta = read_object(path / "config.json")
     if not isinstance(meta.get("config", {}), dict):
         raise UserError(f"{path / 'config.json'} must hold an object with the object `config`.")
-    metrics, cut = read_objects(path / "metrics.jsonl")
-    notices = [f"{path.name}: the last line of metrics.jsonl was only half written and is left out."] if cut else []
-    for number, row in enumerate(metrics, 1):
+    history, lines, seconds, notices = Thinned(), 0, None, []
+    for row in each_object(path / "metrics.jsonl"):
+        if row is None:
+            notices.append(f"{path.name}: the last line of metrics.jsonl was only half written and is left out.")
+            break
+        lines += 1
         if not isinstance(row.get("step"), int):
-            raise UserError(f"{path / 'metrics.jsonl'}, line {number}: every line needs a whole number `step`.")
+            raise UserError(f"{path / 'metrics.jsonl'}, line {lines}: every line needs a whole number `step`.")
+        if "time/total" in row:
+            seconds = (seconds or 0.0) + row["time/total"]
+        history.append(row)
+    metrics = history.lines
     if not metrics:
         raise UserError(f"{path / 'metrics.jsonl'} has no complete line yet; try again when the run has evaluated.")
-    run = Run(path, meta, metrics, path.resolve().name, notices)
+    run = Run(path, meta, metrics, lines, seconds, path.resolve().name, notices)
     steps = run.config.get("steps")
     if isinstance(steps, int) and metrics[-1]["step"] < steps:
         run.notices.append(f"{path.name}: at step {metrics[-1]['step']} of {steps}; not finished.")
+    run.notices += [f"{path.name}: {text}" for text in about_run(run.config, metrics)]
     return run
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from minivapo.files import json_lines
+
+BATCH = 10_000
+"""Lines that are read at once."""
 
 
 class Tail:
@@ -21,14 +25,16 @@ class Tail:
         self.last = b""  # the line that ends at offset: if it changed, the file was rewritten
 
     def read(self) -> tuple[list[dict[str, Any]], bool]:
-        """New complete lines, and whether they start over from the beginning of the file."""
+        """New complete lines, `BATCH` at most, and whether they start over from the beginning of the file."""
         try:
             with self.path.open("rb") as file:
                 again = self.offset > 0 and not self.unchanged(file)
                 if again:
                     self.offset, self.last = 0, b""
                 file.seek(self.offset)
-                lines = [line for line in json_lines(file) if line.whole]  # a half-written one: next time
+                lines = list(itertools.islice(json_lines(file), BATCH))
+                if lines and not lines[-1].whole:  # half written: next time
+                    lines.pop()
         except FileNotFoundError:
             again = self.offset > 0
             self.offset, self.last = 0, b""

@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import codecs
 import itertools
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 BLOCKS = "▁▂▃▄▅▆▇█"
+
+LIKE = {"…": "...", "→": "->", "×": "x", "–": "-", "—": "-", "·": "*", "≥": ">=", "≤": "<=", "’": "'", "λ": "lambda"}
+"""What our own texts say where the terminal lacks a character."""
+
+
+def spell_out(error: UnicodeError) -> tuple[str, int]:
+    """For an encoding without some characters: what they are like, or \\u2713."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(LIKE.get(c) or c.encode("ascii", "backslashreplace").decode() for c in lacking), error.end
+
+
+def print_anything() -> None:
+    """No character of a response, a path or our own texts ends a command, whatever the terminal's encoding lacks."""
+    codecs.register_error("minivapo", spell_out)
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)  # not of what notebooks and tests put there
+        if reconfigure is not None:
+            reconfigure(errors="minivapo")
 
 
 def sparkline(values: Sequence[float], width: int = 28) -> str:

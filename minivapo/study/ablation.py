@@ -50,13 +50,14 @@ def row_config(row: str, seed: int, overrides: dict[str, Any]) -> Config:
         raise UserError(f"there is no row '{name}'; choose from {', '.join([*PRESETS, *EXTRA])}.")
     changes = {**changes, **parse_overrides(words)}
     base = dataclasses.replace(PRESETS["vapo"], **overrides)
-    # A preset is the fields it changes in `vapo`; constants of the table stay under it.
-    own = {
-        f.name: getattr(PRESETS[preset], f.name)
-        for f in dataclasses.fields(Config)
-        if getattr(PRESETS[preset], f.name) != getattr(PRESETS["vapo"], f.name)
-    }
-    return dataclasses.replace(base, **{**own, **changes}, seed=seed)
+    return dataclasses.replace(base, **{**own_fields(preset), **changes}, seed=seed)
+
+
+def own_fields(preset: str) -> dict[str, Any]:
+    """What a preset changes in `vapo`: a table's constants stay under it."""
+    ours, vapo = PRESETS[preset], PRESETS["vapo"]
+    names = (f.name for f in dataclasses.fields(Config))
+    return {name: getattr(ours, name) for name in names if getattr(ours, name) != getattr(vapo, name)}
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
@@ -129,6 +130,7 @@ def run_job(job: Job, folder: Path, task_name: str, bases: Sequence[str], overri
     import torch
 
     from minivapo.local import LocalEngine
+    from minivapo.probe import PROBLEMS, probe
     from minivapo.runs.folder import write_config
     from minivapo.runs.training import run_training
     from minivapo.study.oracle import OracleCritic
@@ -142,6 +144,7 @@ def run_job(job: Job, folder: Path, task_name: str, bases: Sequence[str], overri
     engine: Any = LocalEngine(model, config, stop=task.stop)
     if job.row.startswith("vapo-oracle-critic"):
         engine.critic = OracleCritic(task, engine.tokenizer)
+    probe(engine, task.train_problems(0, PROBLEMS, config.seed), config)
     fresh = not (run / "config.json").exists()
     if fresh:
         write_config(

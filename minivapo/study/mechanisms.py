@@ -9,7 +9,7 @@ compared with what they estimate.
     how far the reward reaches             §3.1 §4.1 `advantages`: reward_weight
     bias and variance of advantages over λ §3.2 §4.2 `advantages`: choices, probe_advantages, advantage_errors
     gradient share by response length      §4.2      here: gradient_share
-    who is clipped                         §4.3      here: clipped_share, probability_ceiling
+    who is clipped                         §4.3      here: probability_ceiling
     sparse rewards                         §3.3 §4.3 here: mixed_share, samples_to_successes, ProblemSet
 """
 
@@ -99,35 +99,6 @@ def probability_ceiling(probability: Float[Tensor, " n"], clip_high: float) -> F
     of 0.8 may gain 0.16.
     """
     return (probability * (1 + clip_high)).clamp(max=1)
-
-
-def clipped_share(
-    logprobs: Float[Tensor, "batch time"],
-    rollout: Rollout,
-    clip_low: float,
-    clip_high: float,
-) -> dict[str, float]:
-    """Share of tokens without gradient because the ratio left [1 − ε_low, 1 + ε_high] (VAPO §4.3, eq. 8).
-
-    Args:
-        logprobs: log π of the rollout's tokens now, in nats.
-        rollout: with old_logprobs and advantages.
-        clip_low, clip_high: ε_low, ε_high.
-
-    Returns:
-        Shares of all tokens: `low` and `high`; and the mean old probability of the tokens clipped high (NaN if none).
-    """
-    assert rollout.old_logprobs is not None and rollout.advantages is not None
-    ratio = torch.where(rollout.mask, logprobs - rollout.old_logprobs, 0).exp()
-    low = rollout.mask & (ratio < 1 - clip_low) & (rollout.advantages < 0)
-    high = rollout.mask & (ratio > 1 + clip_high) & (rollout.advantages > 0)
-    tokens = float(rollout.mask.sum())
-    old = rollout.old_logprobs[high].exp()
-    return {
-        "low": float(low.sum()) / tokens,
-        "high": float(high.sum()) / tokens,
-        "old_probability": float(old.mean()) if len(old) else math.nan,
-    }
 
 
 # ---------------------------------------------------------------------------------------------------------

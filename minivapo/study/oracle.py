@@ -1,4 +1,4 @@
-"""A critic that need not learn: values of the chain tasks, computed from what is still to be done.
+"""A critic that need not learn: values computed from what is still to be done.
 
 It shows what VAPO could reach with a perfect value model, the ceiling row of the miniature Table 1. A response
 whose lines are all right so far succeeds with the product of the chances of the lines still to come, and one
@@ -11,25 +11,26 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from minivapo.interfaces import LossFn, Metrics, Outputs, Rollout
-from minivapo.tasks.chain import Chain
+from minivapo.tasks.embedded import EmbeddedTask
 
 
 class OracleCritic:
     """Stands where a critic stands (`minivapo.interfaces.Learner`); an update leaves it as it is.
 
     Args:
-        task: a chain task whose verdict wants every line right.
-        tokenizer: of the policy, one token a word.
+        task: one whose prefixes have exact values: locks, proof.
+        tokenizer: of the policy, one token per word.
         memory: weight of what was counted before, at each new rollout.
     """
 
-    def __init__(self, task: Chain, tokenizer: object, memory: float = 0.8) -> None:
-        if not task.spec.every_line:
-            raise ValueError("OracleCritic: a wrong line can still be right in the end; use a task with every_line")
+    def __init__(self, task: EmbeddedTask, tokenizer: Any, memory: float = 0.8) -> None:
+        if not task.exact_values:
+            raise ValueError(f"OracleCritic: {task.name} cannot tell the value of a prefix; use locks or proof")
         self.task, self.tokenizer, self.memory = task, tokenizer, memory
         self.tried: dict[str, float] = {}
         self.done: dict[str, float] = {}
@@ -37,21 +38,26 @@ class OracleCritic:
 
     def forward(self, rollout: Rollout) -> Outputs:
         """Values [rows, time] of the rollout's tokens, after its lines have been counted."""
-        assert rollout.correct is not None
         pending = [self.pending(rollout, i) for i in range(len(rollout))]
         self.count(pending, rollout.correct.tolist())
+        values = self.values(rollout, pending)
+        return {"values": values, "scores": values}
+
+    def values(self, rollout: Rollout, pending: list[list[list[str] | None]] | None = None) -> torch.Tensor:
+        """Values [rows, time] by what was counted so far."""
+        pending = pending or [self.pending(rollout, i) for i in range(len(rollout))]
         values = torch.zeros(rollout.tokens.shape)
         for i, states in enumerate(pending):
             first = int(rollout.last[i]) + 1 - len(states)
             chances = [0.0 if keys is None else math.prod(map(self.chance, keys)) for keys in states]
             values[i, first : first + len(states)] = torch.tensor(chances)
-        return {"values": values, "scores": values}
+        return values
 
     def pending(self, rollout: Rollout, row: int) -> list[list[str] | None]:
         """What is still to be done before each token of a response; None once a line is wrong."""
         last = int(rollout.last[row])
         tokens = rollout.tokens[row, last + 1 - int(rollout.lengths[row]) : last + 1].tolist()
-        return self.task.pending(rollout.problems[row], self.tokenizer.convert_ids_to_tokens(tokens))  # type: ignore[attr-defined]
+        return self.task.pending(rollout.problems[row], self.tokenizer.convert_ids_to_tokens(tokens))
 
     def count(self, pending: list[list[list[str] | None]], correct: list[bool]) -> None:
         """Counts how often what came next was tried and was done."""

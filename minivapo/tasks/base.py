@@ -17,7 +17,13 @@ from minivapo.tasks.embedded import EmbeddedTask
 
 
 def make_tokenizer(words: tuple[str, ...]) -> Any:
-    """A tokenizer with one token a word."""
+    """A tokenizer with one token per word.
+
+    Raises:
+        ValueError: a word stands there twice.
+    """
+    if len(set(words)) < len(words):
+        raise ValueError(f"words: {sorted(w for w in set(words) if words.count(w) > 1)} stand there twice")
     vocabulary = {w: i for i, w in enumerate(("<pad>", "<bos>", "<eos>", "<unk>", *words))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -79,12 +85,12 @@ def demonstration_batch(
 def make_base(
     task: EmbeddedTask,
     folder: Path,
-    steps: int = 2000,
+    steps: int = 0,
     batch: int = 64,
-    lr: float = 3e-3,
+    lr: float = 0.0,
     seed: int = 0,
-    width: int = 64,
-    layers: int = 3,
+    width: int = 0,
+    layers: int = 0,
     progress: Callable[[int, int, float], None] = lambda step, steps, loss: None,
 ) -> Path:
     """Trains a base model on noisy demonstrations of training problems and saves a transformers folder.
@@ -92,13 +98,16 @@ def make_base(
     Args:
         task: the embedded task.
         folder: where the model and its tokenizer go.
-        steps, batch, lr: of supervised training with AdamW, cosine decay and a short warm-up.
+        steps, batch, lr: of supervised training with AdamW, cosine decay and a short warm-up; 0: as the task's recipe.
         seed: of the initial weights and the demonstrations.
-        width, layers: size of the network.
+        width, layers: size of the network; 0: as the task's recipe.
         progress: called after each step with (step, steps, loss in nats per token).
     """
+    recipe = task.recipe
+    steps, lr = steps or recipe.steps, lr or recipe.lr
+    width, layers = width or recipe.width, layers or recipe.layers
     tokenizer = make_tokenizer(task.words)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = transformers.LlamaForCausalLM(make_config(tokenizer, width, layers))
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)

@@ -86,6 +86,7 @@ class Chain(EmbeddedTask):
 
     def __init__(self, spec: ChainSpec | None = None) -> None:
         self.spec = spec or ChainSpec()
+        self.exact_values = self.spec.every_line  # else a wrong line can still be right in the end
         digits = tuple("0123456789")
         self.words = (*digits, *LABELS, *EASY, *HARD, *FILLERS, "careful", "=", "?")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,6 +19,22 @@ def is_held_out(prompt: str) -> bool:
     return hashlib.blake2b(prompt.encode(), digest_size=4).digest()[0] % HELD_OUT == 0
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How a task's base model, and the critic that is shipped beside it, are made."""
+
+    steps: int = 2000
+    """Gradient steps on demonstrations."""
+    lr: float = 3e-3
+    """Their peak learning rate."""
+    width: int = 64
+    """Width of the network."""
+    layers: int = 3
+    """Its layers."""
+    critic: bool = False
+    """Whether a critic is pretrained on the base's responses and shipped."""
+
+
 class EmbeddedTask:
     """Streams of made problems, split by a hash of the prompt. A subclass says what a problem is.
 
@@ -28,6 +45,12 @@ class EmbeddedTask:
     name = ""
     words: tuple[str, ...] = ()
     stop: tuple[str, ...] = ()
+    about = ""
+    """What a problem asks, for people, in one or two sentences."""
+    recipe = Recipe()
+    """How its base is made."""
+    exact_values = False
+    """Whether a prefix's value is the product of the chances of what is `pending`."""
 
     def make(self, rng: np.random.Generator) -> Problem:
         """A random problem, of either split."""
@@ -44,6 +67,14 @@ class EmbeddedTask:
     def first_error(self, problem: Problem, tokens: Sequence[str]) -> int | None:
         """Index of the response token where the reasoning first went wrong; None if nowhere or unknown."""
         return None
+
+    def pending(self, problem: Problem, tokens: Sequence[str]) -> list[list[str] | None]:
+        """What is still to be done right before each token of a response; None once the answer is lost.
+
+        Raises:
+            NotImplementedError: the task cannot tell.
+        """
+        raise NotImplementedError
 
     def draw(self, key: tuple[object, ...], held_out: bool) -> Problem:
         """The problem that a key stands for, in the wanted split."""

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from minivapo.critics import score_in_float32
+
 
 class ChunkedLogProbs(torch.autograd.Function):
     """log softmax(h Wᵀ + b)[target] for each token, in fp32, with logits recomputed in the backward pass.
@@ -108,22 +110,49 @@ def head_logprobs(head: nn.Linear, chunk: int, hidden: Tensor, targets: Tensor, 
     return token_logprobs(hidden, head.weight, head.bias, targets, chunk, entropy)
 
 
+class Body:
+    """Stands for what a network's body gives: these hidden states, and None for all else that a head may ask for."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        self.last_hidden_state = hidden
+
+    def __getitem__(self, index: int) -> Tensor | None:
+        return self.last_hidden_state if index == 0 else None
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+def changes_logits(model: Any) -> bool:
+    """Whether a causal LM computes more than its output embedding on its body's last hidden state, as soft caps do.
+
+    Its own forward is asked, between a body and an output embedding that give fixed numbers: no weight is read.
+    """
+    head, body = model.get_output_embeddings(), model.get_decoder()
+    hidden, given = torch.ones(1, 1, 1), torch.linspace(-30, 30, 16)[None, None]  # [1, 1, 16]
+    seen: list[Tensor] = []
+
+    def give(hidden: Tensor) -> Tensor:
+        seen.append(hidden)
+        return given
+
+    head.forward, body.forward = give, lambda *_, **__: Body(hidden)
+    try:
+        logits = model(input_ids=torch.zeros(1, 1, dtype=torch.long), use_cache=False).logits
+    finally:
+        del head.forward, body.forward
+    return not (torch.equal(logits.float(), given) and torch.equal(seen[0].float(), hidden))
+
+
 class CriticModule(nn.Module):
     """A token classifier with one output; its head computes in fp32, for bf16 keeps three digits of a value."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        head: Any = next(m for m in reversed(list(model.modules())) if isinstance(m, nn.Linear) and m.out_features == 1)
-        head.forward = functools.partial(head_scores, head)
+        score_in_float32(model)
 
     def forward(self, tokens: Tensor, positions: Tensor, **attention: Any) -> Tensor:
         """[1, total] tokens and positions → scores [total] in fp32, V after each token."""
         logits = self.model(input_ids=tokens, position_ids=positions, use_cache=False, **attention).logits
         return logits[0, :, 0]
-
-
-def head_scores(head: nn.Linear, hidden: Tensor) -> Tensor:
-    """The forward of the value head."""
-    bias = None if head.bias is None else head.bias.float()
-    return nn.functional.linear(hidden.float(), head.weight.float(), bias)

@@ -4,14 +4,13 @@ Everything but attention works on single tokens, so a rank needs only its slice.
 trade tokens for heads (all-to-all), attend over whole rows with a share of the heads, and trade back.
 
 Trap: `UlyssesSPAttentionHF.register_with_transformers` replaces the process's attention function by one that drops
-the mask, so that rows packed together would see each other. Here the same module gets an attention function that
-keeps to the bounds of the rows, under a name of its own.
+the mask, so that rows packed together would see each other. Here the same module gets `scaled.layers.attention.attend`,
+which keeps to the bounds of the rows, under a name of its own.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 from transformers import AttentionInterface
 
-from minivapo.interfaces import UserError
+from scaled.layers.attention import attend
 
 
 @functools.lru_cache
@@ -48,29 +47,6 @@ def install(model: Any, size: int, name: str) -> str:
     # A name that transformers knows no mask for: it makes none.
     AttentionInterface.register(name, attention.__call__)
     return name
-
-
-def attend(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: None, *, cu_seq_lens_q: Tensor, **options: Any
-) -> tuple[Tensor, None]:
-    """Causal attention within each packed row; [1, heads, tokens, width] → [1, tokens, heads, width].
-
-    Row by row, so that torch's fused kernel needs no mask of [tokens, tokens].
-
-    Raises:
-        UserError: the model attends in another way.
-    """
-    for option in ("sliding_window", "softcap", "s_aux"):
-        if options.get(option) is not None:
-            raise UserError(f"{type(module).__name__} uses {option}, which sequence_parallel does not: set it to 1.")
-    rows = [
-        torch.nn.functional.scaled_dot_product_attention(
-            query[:, :, start:end], key[:, :, start:end], value[:, :, start:end], is_causal=True,
-            dropout_p=options.get("dropout", 0.0), scale=options.get("scaling"), enable_gqa=True,
-        )
-        for start, end in itertools.pairwise(cu_seq_lens_q.tolist())
-    ]  # fmt: skip
-    return torch.cat(rows, 2).transpose(1, 2), None
 
 
 class JoinSlices(torch.autograd.Function):

@@ -13,14 +13,22 @@ from typing import Any
 
 from scaled.config import Job, check_heads, check_ranks, shares_heads
 from scaled.planning.hardware import GPUS, Gpu, gib
-from scaled.planning.memory import Phase, host_memory, kv_pool, kv_token_bytes, phases, sampler_weights
+from scaled.planning.memory import (
+    Phase,
+    checkpoint_bytes,
+    host_memory,
+    kv_pool,
+    kv_token_bytes,
+    phases,
+    sampler_weights,
+)
 from scaled.planning.setup import Assumptions, Setup, make_setup
 from scaled.planning.shapes import KNOWN, shape_of
-from scaled.planning.time import Sampling, load, sampling, times, whole_run
+from scaled.planning.time import Sampling, load, sampling, save_seconds, times, whole_run
 
 ERRORS = {
     "memory at rest": (-1, 1),
-    "memory at the worst moment": (-1, 12),
+    "memory at peak": (-1, 12),
     "memory of any phase": (-9, 12),
     "FLOPs": (-1, 1),
 }
@@ -74,6 +82,8 @@ class Plan:
             },
             "peak_bytes": {phase.name: round(phase.total) for phase in self.phases},
             "host_bytes": round(self.host),
+            "checkpoint_bytes": round(checkpoint_bytes(self.setup)),
+            "save_seconds": save_seconds(self.setup),
             "step_seconds": self.step,
             "run_seconds": self.run,
             "sampler": dataclasses.asdict(self.sampling),
@@ -140,7 +150,7 @@ def suggestions(setup: Setup) -> Iterator[str]:
     """Changes tried one by one, and then together until the plan fits; each line says what it achieves."""
     singles = [(text, s) for text, s in changes(setup) if fit(s)]
     for text, changed in singles:
-        yield f"{text}: fits, {gib(worst(changed))} GiB at the worst moment."
+        yield f"{text}: fits, {needs(changed)}."
     if singles:
         return
     # What costs least time comes first; what does not help is left out.
@@ -152,7 +162,7 @@ def suggestions(setup: Setup) -> Iterator[str]:
         text, current = best
         used.append(text)
         if fit(current):
-            yield f"together: {'; '.join(used)}: fits, {gib(worst(current))} GiB at the worst moment."
+            yield f"together: {'; '.join(used)}: fits, {needs(current)}."
             return
     yield (
         f"no combination of settings fits {setup.job.settings.ranks} × {setup.gpu.name}: "
@@ -182,7 +192,7 @@ def changes(setup: Setup) -> Iterator[tuple[str, Setup]]:
         smaller = max(s.token_budget // 2, setup.longest_share)
         yield with_settings(f"token_budget: {smaller}", token_budget=smaller)
     sharing = 2 * s.sequence_parallel
-    divides = s.ranks % sharing == 0 and sharing <= s.ranks_per_node and s.attention in ("auto", "sdpa")
+    divides = s.ranks % sharing == 0 and sharing <= s.ranks_per_node and s.attention in ("auto", "varlen", "sdpa")
     if divides and all(shares_heads(sharing, shape.heads, shape.kv_heads) for _, shape in setup.learners):
         smaller = min(s.token_budget, -(-setup.longest // sharing))
         text = f"sequence_parallel: {sharing} and token_budget: {smaller}"
@@ -227,9 +237,10 @@ def fit(setup: Setup) -> bool:
     return not any(True for _ in reasons(setup, phases(setup), host_memory(setup)))
 
 
-def worst(setup: Setup) -> float:
-    """Bytes of the worst phase."""
-    return max(phase.total for phase in phases(setup))
+def needs(setup: Setup) -> str:
+    """Memory of a GPU, and of a machine, in words."""
+    worst = max(phase.total for phase in phases(setup))
+    return f"{gib(worst)} GiB at peak, {gib(host_memory(setup))} GiB of CPU memory per machine"
 
 
 def shortfall(setup: Setup) -> float:

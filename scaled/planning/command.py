@@ -16,11 +16,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from minivapo.interfaces import UserError
-from scaled.config import read_job
+import tyro
+
+from minivapo.errors import UserError
+from minivapo.options.parse import parse, read_words
+from scaled.config import Job, check_task, preset_job
 from scaled.planning.advice import ERRORS, Plan, plan
 from scaled.planning.hardware import gib
+from scaled.planning.memory import checkpoint_bytes
 from scaled.planning.setup import Assumptions
+from scaled.planning.time import save_seconds
+
+PROG = "python -m scaled.plan"
 
 
 def duration(seconds: float) -> str:
@@ -67,10 +74,11 @@ def headline(plan: Plan) -> str:
         f"{s.ranks} × {setup.gpu.name}, ZeRO-{s.zero_stage}, {s.dtype}"
         f"{', optimizer in CPU memory' if s.offload_optimizer else ''}, "
         f"{'activation checkpointing, ' if s.activation_checkpointing else ''}micro-batches of at most "
-        f"{setup.micro_tokens:,} tokens{shared}; vLLM on {s.tensor_parallel} GPU(s) each, {plan.sampling.slots} "
+        f"{setup.micro_tokens:,} tokens{shared}, attention {setup.attention}; vLLM on {s.tensor_parallel} GPU(s) each, "
+        f"{plan.sampling.slots} "
         f"responses at once ({plan.sampling.idle:.0%} of their slots idle behind the longest); {c.batch_size:,} "
         f"responses of at most {c.max_new_tokens:,} tokens "
-        f"(mean {setup.assume.response_share * c.max_new_tokens:,.0f} assumed) a step."
+        f"(mean {setup.assume.response_share * c.max_new_tokens:,.0f} assumed) per step."
     )
 
 
@@ -78,10 +86,11 @@ def verdict(plan: Plan) -> list[str]:
     """Fits or not, why, and what to change."""
     peak = plan.peak
     room = plan.setup.gpu.memory - peak.total
-    host = f"CPU memory: {gib(plan.host)} GiB a machine"
+    saved = f"a checkpoint: {gib(checkpoint_bytes(plan.setup))} GiB, {duration(save_seconds(plan.setup))}"
+    host = f"CPU memory: {gib(plan.host)} GiB per machine; {saved}"
     if plan.fits:
         return [
-            f"fits: {gib(peak.total)} of {gib(plan.setup.gpu.memory)} GiB at the worst moment ({peak.name}), "
+            f"fits: {gib(peak.total)} of {gib(plan.setup.gpu.memory)} GiB at peak ({peak.name}), "
             f"{gib(room)} GiB to spare. {host}."
         ]
     return ["does not fit.", *(f"- {r}" for r in plan.reasons), "change:", *(f"- {x}" for x in plan.suggestions)]
@@ -117,13 +126,14 @@ def show(plan: Plan) -> None:
 
 @dataclass(frozen=True)
 class Arguments:
-    """Plan a scaled run. Keys of the config are overridden as in scaled.train: --token-budget 8192."""
+    """Plan a scaled run: python -m scaled.plan FILE. The flags of scaled.train overrule the file here as there."""
 
     gpu: str = "h100-80"
     """Kind of GPU: a100-80, h100-80, h200-141, rtx4080-16 or rtx4090-24."""
     format: Literal["table", "json", "markdown"] = "table"
     """How to print."""
-    assume: Assumptions = dataclasses.field(default_factory=Assumptions)
+    assume: tyro.conf.OmitArgPrefixes[Assumptions] = dataclasses.field(default_factory=Assumptions)
+    job: tyro.conf.OmitArgPrefixes[Job] = dataclasses.field(default_factory=Job)
 
 
 def markdown(plan: Plan) -> str:
@@ -138,20 +148,12 @@ def markdown(plan: Plan) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m scaled.plan CONFIG`: 0 if it fits, 1 if not, 2 if the question is wrong."""
-    import tyro
-
-    words = list(sys.argv[1:] if argv is None else argv)
-    path = words.pop(0) if words and not words[0].startswith("-") else None
-    args, rest = tyro.cli(
-        tyro.conf.configure(tyro.conf.OmitArgPrefixes)(Arguments),
-        args=words,
-        prog="python -m scaled.plan CONFIG",
-        return_unknown_args=True,
-    )
     try:
-        if path is None:
-            raise UserError("name a config file: python -m scaled.plan scaled/configs/qwen2.5-7b-8gpu.yaml")
-        result = plan(read_job(path, rest), args.gpu, args.assume)
+        words = read_words(Arguments, sys.argv[1:] if argv is None else argv)
+        args = parse(Arguments, words, PROG, Arguments(job=preset_job(words)))
+        if args.job.file is None:
+            raise UserError(f"name a config file: {PROG} scaled/configs/qwen2.5-7b-8gpu.yaml")
+        result = plan(check_task(args.job), args.gpu, args.assume)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

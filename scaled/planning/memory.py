@@ -12,7 +12,7 @@ from scaled.planning.setup import Setup
 from scaled.planning.shapes import Shape, layer_activation_bytes, layer_workspace_bytes, outer_activation_bytes
 
 OFFLOADED = 20
-"""Bytes a weight in CPU memory under offload: master weight, two moments, the summed gradient and its fp32 copy."""
+"""Bytes per weight in CPU memory under offload: master weight, two moments, the summed gradient and its fp32 copy."""
 
 # ---------------------------------------------------------------------------------------------------------
 # A learner
@@ -72,13 +72,13 @@ def reduction(setup: Setup, shape: Shape) -> float:
 def attention_extra(setup: Setup, shape: Shape) -> float:
     """Bytes that attention keeps for backward in one layer beyond the fused kernel's.
 
-    flash_attention_2 knows the bounds of packed rows. sdpa takes a mask [tokens, tokens], turned into an
+    varlen and flash_attention_2 know the bounds of packed rows. sdpa takes a mask [tokens, tokens], turned into an
     additive one in each layer, and repeats keys and values for every head. eager holds the probabilities
     twice, for softmax (fp32) and for the product. Ulysses keeps the output before and after it is traded back,
     and keys and values once for each rank where there are fewer of their heads than ranks.
     """
     kernel, tokens, ranks = setup.attention, setup.micro_tokens, setup.job.settings.sequence_parallel
-    if kernel == "flash_attention_2":
+    if kernel in ("varlen", "flash_attention_2"):
         return 0.0
     if kernel == "ulysses":
         heads = shape.heads + 2 * max(ranks - shape.kv_heads, 0)
@@ -111,7 +111,7 @@ def forward_memory(setup: Setup, owner: str, shape: Shape) -> Memory:
 
 
 def backward_memory(setup: Setup, owner: str, shape: Shape) -> Memory:
-    """What forward and backward of one micro-batch add at the worst moment.
+    """What forward and backward of one micro-batch add at peak.
 
     Head: everything kept for backward, and the head's gradient summed in fp32, with a chunk's logits or its
     share of that gradient. Layer: the last layer, recomputed under checkpointing, its gradients, and the
@@ -204,7 +204,7 @@ def kv_pool(setup: Setup) -> float:
 
 @dataclass(frozen=True)
 class Phase:
-    """One GPU's memory at the worst moment of a phase."""
+    """One GPU's memory at peak of a phase."""
 
     name: str
     parts: dict[tuple[str, str], float]
@@ -256,8 +256,14 @@ def overhead(setup: Setup, learner: Memory, sampler: Memory) -> Memory:
 
 
 def host_memory(setup: Setup) -> float:
-    """Bytes of CPU memory of one machine: offloaded optimizers, and vLLM's weights while it sleeps."""
+    """Bytes of CPU memory of one machine, all pinned: offloaded optimizers, and vLLM's weights while it sleeps."""
     s = setup.job.settings
     here = min(s.ranks, s.ranks_per_node)
     total = OFFLOADED * sum(m.parameters for _, m in setup.learners) / s.ranks * here if s.offload_optimizer else 0.0
-    return total + (sampler_weights(setup) * here if s.sampler_sleep else 0.0)
+    total += sampler_weights(setup) * here if s.sampler_sleep else 0.0
+    return total * setup.assume.pinned_rounding
+
+
+def checkpoint_bytes(setup: Setup) -> float:
+    """Bytes of a checkpoint: weights, Adam's two moments and, beside bfloat16 weights, the float32 ones."""
+    return sum(m.parameters for _, m in setup.learners) * (2 + 4 + 8 if setup.width == 2 else 4 + 8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from minivapo.interfaces import UserError
-from minivapo.loading import locate
+from minivapo.loading import critic_source, locate
 from scaled.config import Job
 from scaled.planning.hardware import GPUS, Gpu
 from scaled.planning.shapes import Shape, shape_of
@@ -36,8 +36,6 @@ class Assumptions:
     """Mean response as a share of max_new_tokens; lengths follow an exponential cut at the limit."""
     dynamic_rounds: float = 0.5
     """Share of the extra sampling rounds that dynamic sampling really needs."""
-    flash_attention: bool = True
-    """Whether attention=auto will find the flash-attn package; else it is sdpa with a mask."""
     switch_seconds: float = 5.0
     """Seconds to put vLLM to sleep and wake it again."""
     fixed_gib: float = 2.0
@@ -54,6 +52,10 @@ class Assumptions:
     """Gathered by ZeRO-3 at once: DeepSpeed's stage3_max_live_parameters + stage3_prefetch_bucket_size."""
     sub_group_elements: float = 1e9
     """DeepSpeed's sub_group_size: elements updated at once."""
+    pinned_rounding: float = 2.0
+    """Pinned CPU memory over what it holds: torch rounds each buffer up to a power of two, at most to its double."""
+    storage: float = 5e9
+    """Bytes/s that the shared file system takes from all machines together."""
     push_elements: float = 2**28
     """Elements gathered at once on their way to vLLM: `scaled.checkpoint.GATHER`."""
 
@@ -88,7 +90,7 @@ class Setup:
         if self.job.settings.sequence_parallel > 1:
             return "ulysses"
         name = self.job.settings.attention
-        return name if name != "auto" else "flash_attention_2" if self.assume.flash_attention else "sdpa"
+        return "varlen" if name == "auto" else name
 
     @property
     def longest(self) -> int:
@@ -117,10 +119,6 @@ def make_setup(job: Job, gpu: str | Gpu = "h100-80", assume: Assumptions | None 
     Raises:
         UserError: unknown GPU or model.
     """
-    if assume is None and not isinstance(gpu, str):  # this machine: what it has is known
-        from transformers.utils import is_flash_attn_2_available
-
-        assume = Assumptions(flash_attention=bool(is_flash_attn_2_available()))
     assume = assume or Assumptions()
     if isinstance(gpu, str):
         if gpu not in GPUS:
@@ -129,8 +127,7 @@ def make_setup(job: Job, gpu: str | Gpu = "h100-80", assume: Assumptions | None 
     model = model_folder(job.model, job.task)
     critic = None
     if job.config.advantage == "gae":
-        saved = job.config.critic_init not in ("policy", "reward-model")
-        critic = shape_of(str(locate(job.critic or (job.config.critic_init if saved else model), "critic")), "critic")
+        critic = shape_of(str(locate(critic_source(job.config.critic_init, model, job.critic), "critic")), "critic")
     return Setup(job, shape_of(model, "actor"), critic, gpu, assume)
 
 

@@ -168,13 +168,14 @@ def count(config: Any, kind: str = "actor", name: str = "") -> Shape:
     Raises:
         UserError: the architecture is not like Llama's, whose layers the formulas describe.
     """
-    from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
+    from transformers import AutoModelForCausalLM
+
+    from minivapo.critics import critic_class
 
     if kind == "critic":
         config.num_labels = 1
-    factory = AutoModelForCausalLM if kind == "actor" else AutoModelForTokenClassification
     with torch.device("meta"):
-        model = factory.from_config(config)
+        model = AutoModelForCausalLM.from_config(config) if kind == "actor" else critic_class(type(config))(config)
     model.tie_weights()
     trunk = model.base_model
     head = model.get_output_embeddings() if kind == "actor" else getattr(model, "score", None)
@@ -219,12 +220,13 @@ def forward_flops(shape: Shape, tokens: float, squares: float) -> float:
 def layer_activation_bytes(shape: Shape, tokens: float, width: int) -> float:
     """Bytes that one decoder layer keeps for its backward pass, with a fused attention kernel.
 
-    Counted tensor by tensor for the Llama/Qwen layer of transformers; `width` bytes an element:
-      2 norms: each keeps the fp32 copy of its input (4 h; in fp32 that is the residual stream itself), its
-        normalised input (width h, where the learned scale multiplies) and its output (width h, read by the
-        projections), and 1/rms in fp32;
-      attention: q, k, v after rotation, the output, and the fp32 log-sum-exp for each head;
-      MLP: gate, silu(gate), up and their product.
+    Counted tensor by tensor for the Llama/Qwen layer of transformers; `width` bytes per element:
+
+    - 2 norms: each keeps the fp32 copy of its input (4 h; in fp32 that is the residual stream itself), its
+      normalised input (width h, where the learned scale multiplies) and its output (width h, read by the
+      projections), and 1/rms in fp32;
+    - attention: q, k, v after rotation, the output, and the fp32 log-sum-exp for each head;
+    - MLP: gate, silu(gate), up and their product.
 
     Args:
         shape: the model.

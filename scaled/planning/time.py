@@ -10,10 +10,15 @@ import heapq
 import math
 from dataclasses import dataclass
 
+from minivapo.measure import evaluation_interval
+from minivapo.runs.checkpoint import SAVING_SHARE
 from scaled.balance import cut, deal, imbalance
-from scaled.planning.memory import kv_pool, kv_token_bytes, sampler_weights
+from scaled.planning.memory import checkpoint_bytes, kv_pool, kv_token_bytes, sampler_weights
 from scaled.planning.setup import Setup
 from scaled.planning.shapes import Shape, forward_flops
+
+HASHING = 1e9
+"""Bytes/s of SHA-256 on one core."""
 
 
 def response_lengths(limit: int, share: float, count: int) -> list[int]:
@@ -183,7 +188,7 @@ def pass_seconds(setup: Setup, shape: Shape, work: Load, backward: bool) -> floa
 
 
 def optimizer_seconds(setup: Setup, shape: Shape) -> float:
-    """Seconds of one optimizer step: Adam reads and writes 30 bytes a weight; ZeRO-2 gathers the new weights."""
+    """Seconds of one optimizer step: Adam reads and writes 30 bytes per weight; ZeRO-2 gathers the new weights."""
     s = setup.job.settings
     share = shape.parameters / s.ranks
     if s.offload_optimizer:
@@ -220,7 +225,17 @@ def whole_run(setup: Setup, step: dict[str, float]) -> dict[str, float]:
         one = sampling(setup, load(setup, c.batch_size, c.group_size)).seconds + step["critic update"]
         one += pass_seconds(setup, setup.critic, load(setup, c.batch_size, c.group_size), False)
         result["value-pretraining"] = rollouts * one
-    evaluations = 1 + (c.steps // c.eval_every if c.eval_every else 0) + (1 if c.steps else 0)
+    every = evaluation_interval(c.eval_every, c.steps, c.eval_problems * c.eval_samples / c.batch_size)
+    evaluations = 1 + -(-c.steps // every)
     tested = load(setup, c.eval_problems * c.eval_samples, c.eval_samples)
     result["evaluations"] = evaluations * sampling(setup, tested).seconds
+    # Not oftener than after each step, nor so often that saving takes more than its share: see `SaveTimer`.
+    between = max(sum(step.values()), save_seconds(setup) * (1 / SAVING_SHARE - 1))
+    result["saving"] = sum(result.values()) / between * save_seconds(setup)
     return result
+
+
+def save_seconds(setup: Setup) -> float:
+    """Seconds of saving a checkpoint: it is written, and read again from memory for its checksums, by all ranks."""
+    size = checkpoint_bytes(setup)
+    return size / setup.assume.storage + size / setup.job.settings.ranks / HASHING

@@ -15,7 +15,7 @@ ROWS = st.lists(st.dictionaries(st.text(max_size=3), st.integers() | st.text(max
 
 
 @given(ROWS, st.integers(0, 40))
-def test_a_file_cut_anywhere_gives_the_whole_lines_before_the_cut(tmp_path_factory, rows, back):
+def test_a_file_cut_anywhere_gives_the_lines_before_the_cut(tmp_path_factory, rows, back):
     path = tmp_path_factory.getbasetemp() / "lines.jsonl"
     text = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
     kept = text[: max(len(text) - back, 0)]
@@ -57,7 +57,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["x.json"]
 
 
-def test_an_atomic_write_obeys_the_umask_and_touches_no_neighbour(tmp_path):
+def test_an_atomic_write_obeys_the_umask(tmp_path):
     for name in ("x.tmp", "x.json.tmp"):
         (tmp_path / name).write_text("mine")
     write_atomically(tmp_path / "x.json", b"new")

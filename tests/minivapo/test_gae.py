@@ -46,7 +46,7 @@ def close(a, b):
 
 
 @given(batches())
-def test_equals_the_double_sum_with_gaps_and_a_lambda_for_each_row(batch):
+def test_equals_the_double_sum_with_gaps_and_a_lambda_per_row(batch):
     rewards, values, mask, gamma, lam = batch
     rows = zip(rewards.tolist(), values.tolist(), mask.tolist(), lam.tolist(), strict=True)
     expected = torch.tensor([sum_by_definition(r, v, m, gamma, x) for r, v, m, x in rows])

@@ -1,8 +1,13 @@
-"""The commands a person types for real models and mathematics, offline: made-up data, real loaders and verifier."""
+"""The commands a person types for real models and mathematics, offline: made-up data, real loaders and verifier.
+
+Long, since each way in which a model or a file can be wrong is tried through the commands.
+"""
 
 import dataclasses
 import json
+import shutil
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,12 +17,17 @@ pytest.importorskip("math_verify")
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from real_models import llama_tokenizer, qwen_tokenizer, save_data, save_model
+from real_models import CHATML, llama_tokenizer, qwen_tokenizer, save_data, save_model
+from safetensors.torch import load_file, save_file
+from tokenizers import AddedToken, processors
+from transformers import LlamaConfig, PreTrainedTokenizerFast
 
+from minivapo import loading
 from minivapo.cli import main
 from minivapo.interfaces import Sample, UserError, make_rollout
 from minivapo.loading import (
     check_same_vocabulary,
+    explain_loading,
     hub_answers,
     load_actor,
     load_critic,
@@ -26,7 +36,8 @@ from minivapo.loading import (
     turn_end_id,
 )
 from minivapo.local import LocalEngine, LocalLearner, LocalSampler
-from minivapo.responses import encode_prompt, pad_id, response_text
+from minivapo.responses import chat_prompt, encode_prompt, pad_id, response_text
+from minivapo.tasks.math import render
 from minivapo.vapo import Config, actor_loss
 
 SIZES = """--device cpu --steps 1 --batch-size 4 --mini-batch 2 --micro-batch 2 --group-size 2 --eval-problems 2
@@ -91,7 +102,7 @@ def test_gsm8k_trains_evaluates_and_resumes(qwen, data, tmp_path, capsys):
     assert type(load_critic(folder)).__name__ == "Qwen2ForTokenClassification"
 
 
-def test_dapo_math_with_chat_template_stop_strings_and_a_smaller_critic(qwen, data, tmp_path):
+def test_dapo_math_with_chat_template_and_a_smaller_critic(qwen, data, tmp_path):
     critic = save_model(tmp_path / "critic", qwen_tokenizer(), hidden_size=8, intermediate_size=16, seed=1)
     folder, task = tmp_path / "run", f"dapo-math:{data / 'dapo.parquet'}"
     words = ["--template", "chat", "--stop", "Problem", "--critic", critic, "--bf16", "--sample-batch", 2]
@@ -164,12 +175,69 @@ def test_every_end_of_a_response(qwen, llama):
     assert turn_end_id(t) is None and stop_ids(load_actor(llama), t) == [t.eos_token_id]
 
 
+def with_template(qwen, template):
+    tokenizer = load_tokenizer(qwen)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def test_turn_ends_known_only_as_added_tokens(qwen, tmp_path):
+    """As where a folder names `<|im_end|>` among its added tokens and not among its special ones."""
+    core = load_tokenizer(qwen)._tokenizer
+    core.add_tokens([AddedToken("<end_of_turn>", special=False)])
+    bare = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
+    bare.chat_template = CHATML.replace("<|im_end|>", "<end_of_turn>")
+    turn = bare.convert_tokens_to_ids("<end_of_turn>")
+    assert turn not in bare.all_special_ids and turn_end_id(bare) == turn
+    ids = bare("Answer: 7", add_special_tokens=False)["input_ids"]
+    assert response_text(bare, Sample([*ids, turn], [-1.0] * (len(ids) + 1), True)) == "Answer: 7"
+    assert response_text(bare, Sample(ids, [-1.0] * len(ids), False)) == "Answer: 7"
+
+
+def test_a_template_that_alters_the_words_ends_no_turn(qwen):
+    assert turn_end_id(with_template(qwen, CHATML.replace("m['content']", "m['content'] | upper"))) is None
+
+
+def test_a_chat_prompt_has_the_tokens_of_the_template(qwen, llama):
+    """Whatever the tokenizer adds itself: two tokens of GLM, a BOS after a line break, one the template leaves out."""
+    message = [{"role": "user", "content": "What is 3 + 4?"}]
+    glm = load_tokenizer(qwen)
+    glm._tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> <|im_end|> $A",
+        special_tokens=[(t, glm.convert_tokens_to_ids(t)) for t in ("<|im_start|>", "<|im_end|>")],
+    )
+    bos = load_tokenizer(llama)
+    turns = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}{% endfor %}"
+    for tokenizer, opening in ((glm, "<|im_start|><|im_end|>"), (bos, "\n<s>"), (bos, ""), (bos, "<s>"), (glm, "")):
+        tokenizer.chat_template = opening.replace("\n", "{{ '\\n' }}") + turns
+        prompt = chat_prompt(tokenizer, message[0]["content"])
+        expected = tokenizer.apply_chat_template(message, tokenize=True, add_generation_prompt=True, return_dict=False)
+        assert encode_prompt(tokenizer, prompt, 99) == expected
+        assert encode_prompt(tokenizer, render("What is 3?", "chat", tokenizer), 99)[:2] == expected[:2]
+    assert encode_prompt(bos, "\n<s>What is 3?", 99).count(bos.bos_token_id) == 1  # also where no template wrote it
+    assert encode_prompt(glm, "What is 3?", 99)[:2] == glm.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+
+
+def test_templates_that_will_not_do_are_told_in_one_line(qwen):
+    raises = with_template(qwen, "{{ raise_exception('Only\nsystem messages') }}")
+    with pytest.raises(
+        UserError, match=r"does not take a user's message.*Only system messages.*--template base"
+    ) as error:
+        render("What is 3?", "chat", raises)
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="does not take a user's message"):
+        render("What is 3?", "chat", with_template(qwen, "{% for m in messages %}"))
+    with pytest.raises(UserError, match="changes the words"):
+        render("What is 3?", "chat", with_template(qwen, CHATML.replace("m['content']", "m['content'] | upper")))
+
+
 class Scripted(LocalSampler):
     """Emits given tokens, whatever the model says."""
 
     def __init__(self, tokenizer, ends, script, limit, stop=()):
         super().__init__(tokenizer, limit, stop)
         self.ends, self.script, self.version = torch.tensor(ends), script, 0
+        self.model = SimpleNamespace(config=LlamaConfig(num_hidden_layers=1))
         self.step = -1
 
     def decode(self, tokens, attention, positions, cache):
@@ -182,8 +250,7 @@ class Scripted(LocalSampler):
         return torch.nn.functional.one_hot(torch.tensor(picked[: len(tokens)]), 500).float() * 1e4
 
     def layers(self, cache, rows):
-        cache.batch_repeat_interleave = lambda n: None
-        cache.batch_select_indices = lambda keep: None
+        cache.reorder_cache = lambda rows: None
 
 
 def test_stop_strings_eos_and_the_limit(qwen):
@@ -264,6 +331,61 @@ def test_a_checkpoint_without_the_body_is_no_critic(qwen, tmp_path):
     (tmp_path / "deep" / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"lacks \d+ weights below the head"):
         load_critic(tmp_path / "deep")
+
+
+def test_an_error_of_our_own_is_not_told_as_the_folders(qwen):
+    """As where a number was put in the place of a module that BLOOM has."""
+    model = load_actor(qwen)
+    with pytest.raises(TypeError, match="cannot assign"), explain_loading(qwen, "model"):
+        model.lm_head = 0.0
+
+
+def test_what_is_no_language_model_starts_no_critic(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(UserError, match="transformers has none for ViTConfig"):
+        load_critic(tmp_path)
+
+
+def damaged(folder, to, change, **config):
+    """A copy whose tensors are those that `change` makes of them, and whose config.json says this besides."""
+    shutil.copytree(folder, to)
+    save_file(change(load_file(folder / "model.safetensors")), to / "model.safetensors", metadata={"format": "pt"})
+    (to / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | config))
+    return to
+
+
+def test_weights_that_the_file_lacks_are_never_random(llama, qwen, tmp_path):
+    def refused(name, change, loader=load_actor, of=llama, **config):
+        with pytest.raises(UserError) as error:
+            loader(damaged(of, tmp_path / name, change, **config))
+        return str(error.value)
+
+    headless = refused("headless", lambda w: {k: x for k, x in w.items() if k != "lm_head.weight"})
+    assert "lack 1 weights of LlamaForCausalLM" in headless and "lm_head.weight" in headless
+    assert "layers.2" in refused("shallow", dict, num_hidden_layers=3)
+    assert "weights of layer 1" in refused("deep", dict, num_hidden_layers=1)
+    assert "weights of layer 1" in refused("deep-critic", dict, load_critic, num_hidden_layers=1)
+    compiled = refused("compiled", lambda w: {f"_orig_mod.{k}": x for k, x in w.items()})
+    assert "as torch.compile leaves them" in compiled
+    assert "another shape" in refused("resized", dict, vocab_size=300)
+    assert not any(p.is_meta for p in load_actor(qwen).parameters())  # a tied head is not missing
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "llama"])
+def test_a_reward_model_is_no_policy(kind, tmp_path, qwen):
+    """Nor where embeddings are tied, and nothing is missing but the score is left over."""
+    tokenizer = qwen_tokenizer() if kind == "qwen2" else llama_tokenizer()
+    folder = save_model(tmp_path / "rm", tokenizer, kind, "SequenceClassification", num_labels=1)
+    with pytest.raises(UserError, match=r"is a reward model or critic|cannot be a policy"):
+        load_actor(folder)
+
+
+def test_an_adapter_is_refused_before_anything_loads(tmp_path, capsys, qwen):
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "x"}')
+    words = ("--task", "chain", "--run", tmp_path / "run", *SMALL)
+    assert "LoRA adapter" in refusal(capsys, "train", "--model", tmp_path, *words)
+    assert "merge it into its base model" in refusal(capsys, "eval", tmp_path, "--task", "chain")
+    assert "LoRA adapter" in refusal(capsys, "train", "--model", qwen, "--critic", tmp_path, *words)
 
 
 def test_saving_memory_changes_no_number(qwen, monkeypatch):
@@ -361,3 +483,13 @@ def test_pairs_that_cannot_be_used(qwen, tmp_path, capsys):
     assert "both right and wrong" in refusal(capsys, *words)
     (tmp_path / "rm").mkdir()
     assert "exists already" in refusal(capsys, *words)
+
+
+def test_what_a_critic_starts_from(tmp_path):
+    assert loading.critic_source("policy", "m") == loading.critic_source("reward-model", "m") == "m"
+    assert loading.critic_source("shipped", "m", "c") == loading.critic_source("policy", "m", "c") == "c"
+    assert loading.critic_source("saved", "m") == "saved"
+    with pytest.raises(UserError, match="comes with no critic: use --critic-init policy"):
+        loading.critic_source("shipped", tmp_path)
+    (tmp_path / "critic").mkdir()
+    assert loading.critic_source("shipped", tmp_path) == tmp_path / "critic"

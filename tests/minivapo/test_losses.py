@@ -105,7 +105,7 @@ def test_token_and_sample_level_agree_at_equal_lengths(seed):
     torch.testing.assert_close(token, sample, rtol=0, atol=bound)
 
 
-def test_token_and_sample_level_differ_as_predicted_at_unequal_lengths():
+def test_token_and_sample_level_differ_at_unequal_lengths():
     # Ratio 1. Row 1: one token, A = 1. Row 2: three tokens, A = −1 each.
     # Sample level: −(1 + (−1 − 1 − 1)/3)/2 = 0. Token level: −(1 − 3)/4 = 0.5: the long row weighs three times more.
     mask = torch.tensor([[1, 0, 0], [1, 1, 1]]).bool()
@@ -116,7 +116,7 @@ def test_token_and_sample_level_differ_as_predicted_at_unequal_lengths():
 
 
 @given(SEEDS, st.sampled_from([math.nan, 1e30, -math.inf]))
-def test_what_stands_in_the_padding_changes_neither_loss_nor_gradient(seed, garbage):
+def test_padding_changes_neither_loss_nor_gradient(seed, garbage):
     logprobs, old, advantages, mask, lengths = draw_batch(seed)
     weights = loss_weights(mask, lengths, True)
 
@@ -135,7 +135,7 @@ def test_what_stands_in_the_padding_changes_neither_loss_nor_gradient(seed, garb
 
 
 @given(SEEDS)
-def test_positive_example_loss_is_cross_entropy_on_correct_responses(seed):
+def test_positive_loss_is_cross_entropy_on_correct_responses(seed):
     g = torch.Generator().manual_seed(seed)
     _, _, _, mask, _ = draw_batch(seed)
     logits = torch.randn(4, 7, 11, generator=g)
@@ -150,7 +150,7 @@ def test_positive_example_loss_is_cross_entropy_on_correct_responses(seed):
         assert loss.item() == 0
 
 
-def test_positive_example_loss_without_a_correct_response_is_zero_with_zero_gradient():
+def test_positive_loss_without_a_correct_response_is_zero():
     logprobs = torch.full((2, 3), -1.0, requires_grad=True)
     loss = positive_example_loss(logprobs, torch.zeros(2, 3, dtype=torch.bool), 0)
     loss.backward()

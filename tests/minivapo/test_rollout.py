@@ -73,7 +73,7 @@ def test_pairing_survives_every_reordering_cutting_and_joining(pairs, data):
         assert torch.equal(again.values[row][again.mask[row]], again.tokens[row][again.mask[row]] * 0.5)
 
 
-def test_collect_pairs_every_response_with_its_prompt_and_verdict():
+def test_collect_pairs_responses_with_prompts_and_verdicts():
     """The sampler echoes the prompt, the task checks the echo, and each row carries its own verdict."""
     task, engine = NumberTask(), fake_engine()
     rollout = collect(CONFIG, task, engine, "train")
@@ -92,7 +92,7 @@ def test_collect_pairs_every_response_with_its_prompt_and_verdict():
     assert engine.progress.samples == 24
 
 
-def test_reward_lands_on_the_last_real_token_terminated_or_truncated():
+def test_reward_lands_on_the_last_token_however_it_ended():
     config = dataclasses.replace(CONFIG, reward_wrong=-1.0)
     rollout = collect(config, NumberTask(), fake_engine(), "train")
     assert rollout.terminated.any()
@@ -114,7 +114,7 @@ def test_overlong_penalty_is_added_to_the_reward():
     assert (expected != rollout.correct.float()).any()
 
 
-def test_a_verifier_without_a_verdict_masks_the_row_and_counts_as_error():
+def test_no_verdict_masks_the_row_and_counts_as_error():
     def verdict(number, words):
         return None if number % 4 == 1 else number % 2 == 0
 
@@ -172,7 +172,7 @@ def test_a_mini_batch_of_a_groups_size_is_not_one_group():
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_a_mini_batch_holds_the_same_prompts_for_any_number_of_ranks(size):
+def test_a_mini_batch_has_the_same_prompts_on_any_ranks(size):
     """And rows of all prompts are mixed, so that no mini-batch is the group of one."""
 
     def batches(rollouts):
@@ -213,7 +213,7 @@ def test_ranks_draw_different_responses():
 
 @settings(max_examples=30)
 @given(st.integers(0, 4), st.integers(1, 3), st.integers(0, 1000))
-def test_dynamic_sampling_keeps_the_size_prefers_mixed_groups_and_ends(tries, size, salt):
+def test_dynamic_sampling_keeps_the_size_and_ends(tries, size, salt):
     """Groups are all right, all wrong or mixed by their number; what cannot be replaced in time stays."""
     config = dataclasses.replace(GRPO, dynamic_sampling=tries)
 

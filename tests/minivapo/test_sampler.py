@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from minivapo import local
+from minivapo.caches import BufferedLayer
 from minivapo.interfaces import make_rollout
 from minivapo.loading import stop_ids
-from minivapo.local import BufferedLayer, LocalEngine, LocalSampler, check_finite, pick
+from minivapo.local import LocalEngine, LocalSampler, check_finite, pick
 from minivapo.responses import encode_prompt, pad_id, response_text
 from minivapo.tasks.chain import Chain, ChainSpec
 from minivapo.vapo import Config
@@ -50,7 +52,7 @@ def test_log_probs_are_the_learners(engine, prompts):
     assert gap.max() < 5e-6
 
 
-def test_learner_outputs_are_log_softmax_and_entropy_of_the_model(engine, prompts):
+def test_learner_outputs_are_log_softmax_and_entropy(engine, prompts):
     """Column t speaks of token t, read off the model's logits at t − 1."""
     samples = engine.sampler.generate(prompts, 1, 0, 0)
     rollout = make_rollout(prompts, samples, range(12), pad_id(engine.tokenizer))
@@ -67,7 +69,7 @@ def test_learner_outputs_are_log_softmax_and_entropy_of_the_model(engine, prompt
 
 
 @pytest.mark.parametrize(("batch", "n"), [(256, 1), (5, 1), (8, 2), (1, 3)])
-def test_batching_padding_and_dropped_rows_change_no_greedy_response(engine, prompts, batch, n):
+def test_batching_and_padding_change_no_greedy_response(engine, prompts, batch, n):
     """Greedy responses do not depend on the draw, so those of any batch equal those of each prompt alone."""
     alone = [sampler_of(engine).generate([p], 1, 0, 0, **GREEDY)[0] for p in prompts]
     together = sampler_of(engine, batch=batch).generate(prompts, n, 7, 0, **GREEDY)
@@ -224,6 +226,19 @@ def test_top_p_keeps_the_nucleus_and_log_probs_stay_the_models(logits, top_p, te
     torch.testing.assert_close(logprobs, raw[picked])
 
 
+@settings(max_examples=80)
+@given(st.integers(0, 2**31), st.floats(0, 9), st.floats(0.001, 0.999), st.integers(1, 40))
+def test_the_nucleus_is_found_without_sorting_everything(seed, sharpness, top_p, few):
+    """Bit for bit what sorting the whole vocabulary gives, up to which of two equals is kept."""
+    g = torch.Generator().manual_seed(seed)
+    probs = torch.softmax(sharpness * torch.rand(5, 1, generator=g) * torch.randn(5, 700, generator=g), -1)
+    ordered = probs.sort(-1, descending=True).values
+    ordered[ordered.cumsum(-1) - ordered >= top_p] = 0
+    found = local.nucleus(probs, top_p, few)
+    assert torch.equal(found.sort(-1, descending=True).values, ordered)
+    assert torch.equal(found[found > 0], probs[found > 0])
+
+
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (2.0, 1.0), (1.0, 0.7), (0.7, 0.9)])
 def test_draws_follow_the_tempered_truncated_distribution(temperature, top_p):
     row = torch.tensor([2.0, 1.5, 1.0, 0.0, -1.0, -3.0])
@@ -253,11 +268,11 @@ def test_buffered_cache_holds_what_concatenation_would(steps, seed, data):
         assert torch.equal(found[1], values)
         assert layer.get_seq_length() == keys.shape[2]
         if i == 0:
-            layer.batch_repeat_interleave(3)
+            layer.reorder_cache(torch.arange(rows).repeat_interleave(3))
             keys, values, rows = keys.repeat_interleave(3, 0), values.repeat_interleave(3, 0), 6
         elif rows > 1:
             index = torch.tensor(sorted(data.draw(st.sets(st.integers(0, rows - 1), min_size=1))))
-            layer.batch_select_indices(index)
+            layer.reorder_cache(index)
             keys, values, rows = keys[index], values[index], len(index)
     assert torch.equal(layer.keys, keys)
     assert torch.equal(layer.values, values)

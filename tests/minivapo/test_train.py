@@ -2,27 +2,39 @@
 
 import json
 import math
-import shutil
 import signal
 import time
 
 import pytest
 import torch
 from child import finish, start, train_child
+from compare_runs import content, without_time
 
 from minivapo.local import LocalEngine
-from minivapo.runs.checkpoint import find_checkpoint
 from minivapo.runs.folder import read_metrics, write_config
 from minivapo.runs.training import run_training
-from minivapo.vapo import PRESETS, train
-
-
-def without_time(metrics):
-    return {k: v for k, v in metrics.items() if not k.startswith("time/")}
+from minivapo.show.metrics_info import explain
+from minivapo.vapo import PRESETS, gae, train
 
 
 def weights(model):
     return torch.cat([p.detach().flatten().clone() for p in model.parameters()])
+
+
+def test_the_laptop_computes_advantages_by_the_loop_of_vapo(tiny_model, chain, small):
+    """And by nothing else: advantages and returns of each rollout; see tests/scaled/test_engine.py for the cluster."""
+    config = small("vapo")
+    engine = LocalEngine(tiny_model, config)
+    assert engine.gae is gae
+    calls = []
+
+    def counted(*arguments):
+        calls.append(arguments[0].shape)
+        return gae(*arguments)
+
+    engine.gae = counted
+    list(train(config, chain, engine))
+    assert len(calls) == 2 * (config.value_pretrain_steps + config.steps)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -32,6 +44,7 @@ def test_every_preset_trains_end_to_end(preset, tiny_model, chain, small):
     before = weights(engine.actor.model)
     lines = list(train(config, chain, engine))
     assert all(math.isfinite(v) for line in lines for v in line.values())
+    assert [name for line in lines for name in line if explain(name) is None] == []
     steps = [line for line in lines if "actor/loss" in line]
     assert [line["step"] for line in steps] == [1, 2]
     assert "eval/accuracy" in lines[0]
@@ -49,7 +62,8 @@ def test_every_preset_trains_end_to_end(preset, tiny_model, chain, small):
         assert len(pretraining) == config.reward_model_steps + config.value_pretrain_steps
         assert all(line["step"] == 0 for line in pretraining)
         assert engine.critic.version == (config.steps + len(pretraining)) * mini_batches
-        assert weights(engine.critic.model).shape != before.shape or engine.critic.model is not engine.actor.model
+        shared = {id(p) for p in engine.critic.model.parameters()} & {id(p) for p in engine.actor.model.parameters()}
+        assert not shared
     assert all(line["policy/sampler_gap_max"] < 1e-5 for line in steps)
     assert {line["response/tokens"] > 0 for line in steps} == {True}
     # What is logged is what was used.
@@ -57,7 +71,15 @@ def test_every_preset_trains_end_to_end(preset, tiny_model, chain, small):
     assert steps[0]["samples"] >= config.batch_size
 
 
-def test_value_pretraining_leaves_the_policy_alone_and_teaches_the_critic(tiny_model, chain, small):
+def test_the_distance_to_the_reference_policy_is_logged(tiny_model, chain, small):
+    config = small("grpo", kl_coef=0.1)
+    lines = list(train(config, chain, LocalEngine(tiny_model, config)))
+    assert lines[1]["actor/kl_reference"] >= 0
+    assert lines[-1]["actor/kl_reference"] > 0  # the policy has moved
+    assert explain("actor/kl_reference")
+
+
+def test_value_pretraining_teaches_the_critic_alone(tiny_model, chain, small):
     config = small("vapo", value_pretrain_steps=6, reward_model_steps=1, value_pretrain_lr=3e-3, steps=0)
     engine = LocalEngine(tiny_model, config)
     actor, critic = weights(engine.actor.model), weights(engine.critic.model)
@@ -68,7 +90,7 @@ def test_value_pretraining_leaves_the_policy_alone_and_teaches_the_critic(tiny_m
     assert engine.progress.pretrain_done
 
 
-def test_value_pretraining_stops_when_explained_variance_stops_rising(tiny_model, chain, small):
+def test_value_pretraining_stops_when_the_critic_is_stuck(tiny_model, chain, small):
     """A critic that cannot learn (learning rate ≈ 0) has its patience used up."""
     config = small("vapo", value_pretrain_steps=20, value_pretrain_patience=2, value_pretrain_lr=1e-30, steps=0)
     engine = LocalEngine(tiny_model, config)
@@ -101,13 +123,6 @@ CASES = {
 }
 
 
-def content(run):
-    """Everything that must not depend on interruptions: metrics without times, samples, every file's checksum."""
-    metrics = [without_time(line) for line in read_metrics(run)]
-    manifest = json.loads((find_checkpoint(run) / "manifest.json").read_text())
-    return metrics, (run / "samples.jsonl").read_text(), manifest
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(tiny_model, chain, small, tmp_path_factory):
     """For each case (configuration, uninterrupted run, operations on files that it took)."""
@@ -129,8 +144,6 @@ def test_killed_at_any_operation_on_files_and_resumed(uninterrupted, tiny_model,
     for place in places:
         code = finish(train_child, run, tiny_model, chain, config, max(1, int(place * operations)), 1)
         assert code == -signal.SIGKILL
-        if not any((run / name).exists() for name in ("checkpoint", "checkpoint.old")):
-            shutil.rmtree(run)  # killed before anything was saved: start anew
     assert finish(train_child, run, tiny_model, chain, config, 0, 1) == 0
     assert content(run) == content(whole)
     assert {p.name for p in run.iterdir()} == {p.name for p in whole.iterdir()}
@@ -148,8 +161,6 @@ def test_killed_from_outside_between_rare_checkpoints(uninterrupted, tiny_model,
         time.sleep(0.005)
     process.kill()
     process.join()
-    if not any((run / name).exists() for name in ("checkpoint", "checkpoint.old")):
-        shutil.rmtree(run)
     assert finish(train_child, run, tiny_model, chain, config, 0, 2) == 0
     assert content(run) == content(whole)
 
@@ -162,7 +173,7 @@ def test_resume_in_value_pretraining_in_one_process(tiny_model, chain, small, tm
         write_config(run, config, {}) if not (run / "config.json").exists() else None
         engine = LocalEngine(tiny_model, config)
         resume = (run / "checkpoint").exists()
-        for i, _ in enumerate(run_training(config, chain, engine, run, resume=resume)):
+        for i, _ in enumerate(run_training(config, chain, engine, run, resume=resume, save_every=1)):
             if i == stop_after:
                 return None
         return weights(engine.actor.model), weights(engine.critic.model)

@@ -1,11 +1,9 @@
 """Tiny models, and two hosts on one machine."""
 
-import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from hosts import Unable, two_hosts
 from launch import missing
 
 
@@ -23,29 +21,9 @@ def models(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def namespaces():
-    """Two network namespaces joined by a cable, as two hosts; yields their names and addresses."""
-    ip = shutil.which("ip")
-    if ip is None or os.geteuid() != 0:
-        missing("iproute2 with root")
-    names = [f"vapo{os.getpid() % 10000}{side}" for side in "ab"]
-
-    def run(*words: str) -> None:
-        subprocess.run([ip, *words], check=True, capture_output=True)
-
+    """Two hosts on this machine, see `hosts.two_hosts`."""
     try:
-        for name in names:
-            run("netns", "add", name)
-        cable = [f"v{os.getpid() % 100000}{side}" for side in "ab"]
-        run("link", "add", cable[0], "type", "veth", "peer", "name", cable[1])
-        for i, (name, end) in enumerate(zip(names, cable, strict=True)):
-            run("link", "set", end, "netns", name)
-            run("-n", name, "addr", "add", f"10.77.0.{i + 1}/24", "dev", end)
-            run("-n", name, "link", "set", end, "up")
-            run("-n", name, "link", "set", "lo", "up")
-    except subprocess.CalledProcessError as error:
-        for name in names:
-            subprocess.run([ip, "netns", "del", name], capture_output=True)
-        missing(f"permission to make network namespaces ({error.stderr.decode().strip()})")
-    yield [(name, f"10.77.0.{i + 1}", cable[i]) for i, name in enumerate(names)]
-    for name in names:
-        subprocess.run([ip, "netns", "del", name], capture_output=True)
+        with two_hosts() as pair:
+            yield pair
+    except Unable as error:
+        missing(str(error))

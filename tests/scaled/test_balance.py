@@ -36,7 +36,7 @@ def test_cut_keeps_every_row_once_and_the_budget(totals, budget):
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(1, 10**4), min_size=24, max_size=24), st.sampled_from([1, 2, 3, 4, 6]))
-def test_every_mini_batch_is_dealt_to_all_ranks_and_the_whole_evenly(lengths, ranks):
+def test_every_mini_batch_is_balanced_over_the_ranks(lengths, ranks):
     costs = [float(n) for n in lengths]
     owner = deal(costs, 6, ranks)
     assert len(owner) == 24

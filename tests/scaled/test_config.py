@@ -1,13 +1,18 @@
 """Config files and what is refused before any weights load."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
+import yaml
 from launch import ROOT
 
+from minivapo.commands import train
 from minivapo.interfaces import UserError
+from minivapo.runs.folder import read_config, write_config
 from minivapo.vapo import PRESETS
-from scaled.config import Settings, check_ranks, coerce, make_job, read_job, split_overrides, with_settings
+from scaled.config import Settings, check_ranks, make_job, read_job
+from scaled.train import read_arguments, run_folder
 
 CONFIGS = sorted((ROOT / "scaled" / "configs").glob("*.yaml"))
 
@@ -19,16 +24,12 @@ def write(folder: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_configs_run_on_the_ranks_they_name_and_repeat_no_default(path):
+def test_configs_fit_their_ranks_and_repeat_no_default(path):
     job = read_job(path)
     check_ranks(job, job.settings.ranks)
-    import yaml
-
-    default = {**vars(PRESETS[job.preset]), **vars(Settings())}
-    given = yaml.safe_load(path.read_text())
-    same = [
-        k for k, v in given.items() if k in default and coerce(k, v, type(default[k])) == default[k] and k != "ranks"
-    ]
+    told = vars(job.config) | vars(job.settings)
+    default = vars(PRESETS[job.preset]) | vars(Settings())
+    same = [k for k in yaml.safe_load(path.read_text()) if k in default and told[k] == default[k] and k != "ranks"]
     assert not same, f"{path.name} repeats defaults: {same}"
 
 
@@ -40,26 +41,82 @@ def test_the_32b_config_is_the_papers():
 
 
 def test_overrides_are_flags_or_assignments():
-    words = ["--steps", "3", "--actor-lr=1e-6", "dtype=float32", "--offload-optimizer", "true"]
-    assert split_overrides(words) == {
-        "steps": "3", "actor_lr": "1e-6", "dtype": "float32", "offload_optimizer": "true"
-    }  # fmt: skip
-    job = read_job(ROOT / "scaled/configs/smoke.yaml", [*words, "--run-dir", "there"])
-    assert job.run == "there"
-    assert (job.config.steps, job.config.actor_lr) == (3, 1e-6)
+    words = ["--steps", "3", "--actor-lr=1e-6", "dtype=float32", "--offload-optimizer", "true", "--no-decoupled-gae"]
+    job = read_job(ROOT / "scaled/configs/smoke.yaml", [*words, "--run-dir", "there", "--whiten=true"])
+    assert job.run == read_job(ROOT / "scaled/configs/smoke.yaml", ["--run", "there"]).run == Path("there")
+    assert (job.config.steps, job.config.actor_lr, job.config.decoupled_gae, job.config.whiten) == (
+        3,
+        1e-6,
+        False,
+        True,
+    )
     assert (job.settings.dtype, job.settings.offload_optimizer) == ("float32", True)
-    assert with_settings(job, {"token_budget": "77"}).settings.token_budget == 77
+    assert make_job({"task": "chain", "actor_lr": "1e-6", "whiten": True, "model": None}).config.actor_lr == 1e-6
+
+
+@pytest.mark.parametrize(
+    "words", [["--preset", "dapo", "--steps", "3"], ["--no-clip-high"], ["--alpha", "0.1"], ["--lam=2"]]
+)
+def test_flags_mean_the_same_on_laptop_and_cluster(tmp_path, words):
+    """Also the mistakes: the same sentence, but for the name of the command."""
+
+    def told(read):
+        try:
+            return read(words)
+        except UserError as error:
+            return str(error).partition(" `")[0]
+
+    laptop = told(lambda words: train.read([*words, "--task", "chain"]).config)
+    path = write(tmp_path, "task: chain")
+    assert laptop == told(lambda words: read_job(path, words).config)
+    assert laptop == told(lambda words: read_arguments([str(path), *words])[0].job.config)
+
+
+def test_a_run_goes_on_with_other_settings_alone(tmp_path):
+    info = {"task": "chain", "model": "m", "preset": "grpo", "critic": None}
+    write_config(tmp_path / "run", PRESETS["grpo"], info)
+    args, _ = read_arguments(["--resume", str(tmp_path / "run"), "--token-budget", "77"])
+    assert (args.job.settings.token_budget, args.job.settings.dtype) == (77, "float32")
+    assert (args.job.config, args.job.run) == (PRESETS["grpo"], tmp_path / "run")
+    with pytest.raises(UserError, match="--seed cannot be changed on --resume; only the cluster's settings and"):
+        read_arguments(["--resume", str(tmp_path / "run"), "--seed", "3"])
+    args, options = read_arguments(["--resume", str(tmp_path / "run"), "--steps", "99"])
+    assert run_folder(args.job, args.resume, options) == tmp_path / "run"
+    assert read_config(tmp_path / "run")[0].steps == 99
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 7}\n')
+    args, options = read_arguments(["--resume", str(tmp_path / "run"), "--steps", "6"])
+    with pytest.raises(UserError, match=r"--steps is 6, but .* has taken 7"):
+        run_folder(args.job, args.resume, options)
+
+
+def test_a_run_does_not_go_on_with_another_reference_policy(tmp_path):
+    run, weights = tmp_path / "run", tmp_path / "model" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"some weights")
+    info = {"task": "chain", "model": str(weights.parent), "preset": "grpo", "critic": None}
+    write_config(run, dataclasses.replace(PRESETS["grpo"], kl_coef=0.1), info)
+    args, options = read_arguments(["--resume", str(run)])
+    assert run_folder(args.job, args.resume, options) == run
+    weights.write_bytes(b"others")
+    with pytest.raises(UserError, match=r"to which kl_coef holds .* has other weights now"):
+        run_folder(args.job, args.resume, options)
 
 
 @pytest.mark.parametrize(
     ("text", "words", "message"),
     [
-        ("task: chain\nmini_bach: 4", [], "unknown key 'mini_bach'; did you mean 'mini_batch'?"),
-        ("task: chain", ["--stepz", "3"], "unknown key 'stepz'; did you mean 'steps'?"),
-        ("task: chain", ["--steps"], "cannot read the override '--steps'"),
-        ("task: chain", ["steps=many"], "steps is 'many'; it must be of type int."),
-        ("task: chain", ["zero_stage=1"], "zero_stage is 1; it must be one of 2, 3."),
-        ("task: chain", ["dtype=float16"], "dtype is 'float16'; it must be one of float32, bfloat16."),
+        (
+            "task: chain\nmini_bach: 4",
+            [],
+            "x.yaml: Unrecognized options: --mini_bach=4; perhaps you meant --mini-",
+        ),
+        ("task: chain", ["--stepz", "3"], "Unrecognized options: --stepz, 3; perhaps you meant --steps"),
+        ("task: chain", ["--steps"], "--steps needs a value"),
+        ("task: chain", ["steps=many"], "--steps takes INT: invalid literal for int() with base 10: 'many'."),
+        ("task: chain\nsteps: [1, 2]", [], "x.yaml: Unrecognized options: 2"),
+        ("task: chain\nsteps: many", [], "x.yaml: --steps takes INT"),
+        ("task: chain", ["zero_stage=1"], "--zero-stage is 1; it must be one of 2, 3."),
+        ("task: chain", ["dtype=float16"], "--dtype is float16; it must be one of float32, bfloat16."),
         ("task: chain", ["token_budget=0"], "token_budget is 0; it must be at least 1."),
         ("task: chain", ["mini_batch=7"], "mini_batch is 7; it must divide batch_size 256."),
         ("task: chain\npreset: vappo", [], "unknown preset 'vappo'"),
@@ -94,7 +151,7 @@ def test_ranks_that_do_not_fit_are_refused(changes, ranks, message):
     assert message in str(error.value)
 
 
-def test_bf16_where_the_gpu_lacks_it_and_a_plan_that_does_not_fit_are_refused(monkeypatch):
+def test_a_gpu_without_bf16_or_without_room_is_refused(monkeypatch):
     import torch
 
     from scaled import train

@@ -100,7 +100,7 @@ def test_a_step_that_is_not_finite_is_refused_on_all_ranks(found, ranks, stage, 
 @pytest.mark.parametrize("ranks", RANKS)
 @pytest.mark.parametrize("stage", [2, 3])
 @pytest.mark.parametrize("kind", ["actor", "critic"])
-def test_checkpoints_resume_identically_and_open_in_the_local_engine(found, ranks, stage, kind):
+def test_checkpoints_resume_identically_and_open_locally(found, ranks, stage, kind):
     case = found(ranks)[f"checkpoint-{kind}-zero{stage}"]
     assert case["at_load"] == 0
     assert case["identical"] == 1

@@ -10,24 +10,18 @@ import time
 
 import pytest
 import torch
-from launch import ROOT, environment, require, torchrun
+from compare_runs import numbers
+from launch import environment, rank_processes, require, start_torchrun, torchrun
+from toy_models import make_toy
+
+from minivapo.runs.folder import read_metrics
 
 pytestmark = pytest.mark.cluster
 
 SMALL = [
     "--steps", "2", "--batch-size", "8", "--group-size", "2", "--mini-batch", "4", "--max-new-tokens", "24",
-    "--max-prompt-tokens", "200", "--eval-problems", "4", "--value-pretrain-steps", "1",
+    "--max-prompt-tokens", "200", "--eval-problems", "4", "--value-pretrain-steps", "1", "--save-every", "1",
 ]  # fmt: skip
-TIMES = ("time/", "samples")
-
-
-def lines(run) -> list[dict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def numbers(run) -> list[dict]:
-    """The metrics but for times."""
-    return [{k: v for k, v in line.items() if not k.startswith(TIMES)} for line in lines(run)]
 
 
 @pytest.fixture(scope="module")
@@ -46,17 +40,12 @@ def killed(finished, tmp_path_factory):
     """The same run, one of whose ranks is killed after its first step."""
     run = tmp_path_factory.mktemp("runs") / "killed"
     words = ["-m", "scaled.train", "--config", "scaled/configs/smoke.yaml", "--run-dir", run, *SMALL]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    job = subprocess.Popen(
-        [*launcher, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-        env=environment(),
-    )  # fmt: skip
+    job = start_torchrun(2, *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert job.stdout is not None
     for line in job.stdout:
         if line.startswith("step 1 "):
             break
-    ranks = subprocess.run(["pgrep", "-P", str(job.pid)], capture_output=True, text=True).stdout.split()
-    os.kill(int(ranks[-1]), signal.SIGKILL)
+    os.kill(rank_processes(job)[1], signal.SIGKILL)
     start = time.monotonic()
     job.communicate(timeout=120)
     assert job.returncode != 0
@@ -71,7 +60,7 @@ def test_a_run_folder_is_that_of_the_laptop(finished):
     assert {"actor", "critic", "progress.json", "manifest.json"} <= parts
     record = json.loads((finished / "config.json").read_text())
     assert record["settings"]["zero_stage"] == 3 and record["ranks"] == 2
-    metrics = lines(finished)
+    metrics = read_metrics(finished)
     assert metrics[0]["step"] == 0 and "eval/accuracy" in metrics[0]
     assert metrics[-1]["step"] == 2 and "eval/accuracy" in metrics[-1]
     assert 1 <= metrics[-1]["actor/imbalance"] < 2
@@ -79,7 +68,7 @@ def test_a_run_folder_is_that_of_the_laptop(finished):
 
 
 def test_sampler_and_learner_agree_in_every_step(finished):
-    for line in lines(finished):
+    for line in read_metrics(finished):
         if line["step"] > 0:
             assert line["policy/sampler_gap_max"] < 1e-4
 
@@ -117,7 +106,7 @@ def test_resuming_on_as_many_ranks_is_as_if_it_had_never_stopped(finished, kille
     assert numbers(run) == numbers(finished)
 
 
-def test_resuming_on_another_number_of_ranks_goes_on_from_the_same_step(finished, killed, tmp_path):
+def test_resuming_on_other_ranks_goes_on_from_the_same_step(finished, killed, tmp_path):
     run = tmp_path / "alone"
     shutil.copytree(killed, run)
     done = torchrun(1, "-m", "scaled.train", "--resume", run, "--zero-stage", "2", "--token-budget", "300")
@@ -133,3 +122,15 @@ def test_a_second_run_in_the_same_folder_is_refused_in_one_line(finished):
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if line.startswith("scaled.train:")]
     assert len(said) == 1 and "already holds a run" in said[0]
+
+
+def test_a_model_that_would_train_on_wrong_numbers_is_refused_before_the_first_step(tmp_path):
+    """Falcon sees its neighbours among packed rows."""
+    require("deepspeed", "vllm")
+    model, run = make_toy("Falcon", tmp_path / "falcon"), tmp_path / "run"
+    words = ["--config", "scaled/configs/smoke.yaml", "--ranks", "1", "--preset", "grpo", "--model", model]
+    done = torchrun(1, "-m", "scaled.train", *words, "--run-dir", run, *SMALL)
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if line.startswith("scaled.train:")]
+    assert len(said) == 1 and "would train on wrong numbers: a row's numbers in the actor depend" in said[0]
+    assert not (run / "metrics.jsonl").exists()

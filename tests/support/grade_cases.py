@@ -1,4 +1,4 @@
-r"""Hand-written (response, gold, verdict) cases for `minivapo.tasks.math.grade`, by topic.
+r"""Hand-written (response, gold, verdict) cases for `minivapo.tasks.verifier.grade`, by topic.
 
 Every case was written for this file and its verdict decided by hand. The topics whose name starts with
 `trap:` are inputs on which public verifiers are known to answer otherwise: substring or set comparison,
@@ -164,14 +164,12 @@ CASES: dict[str, list[tuple[str, str, bool]]] = {
         (r"\boxed{90\text{ minutes}}", "1.5 hours", True),
         (r"\boxed{5\sqrt{3}\text{ cm}}", r"5\sqrt{3}", True),
         (r"\boxed{5 million}", "5000000", True),
-        (r"\boxed{2 dozen}", "24", True),
         ("So Janet makes $18 every day.\nAnswer: $18 per day", "18", True),
         ("Answer: $18/day", "18 dollars", True),
         ("Answer: $18 per day", "18 dollars per day", True),
         (r"\boxed{\frac{3}{4}\text{ hours}}", "45 minutes", True),
         (r"\boxed{1.5 \times 10^8\text{ km}}", "150000000 km", True),
         (r"\boxed{18^{\circ}\text{C}}", "18", True),
-        (r"\boxed{10:30}", "10:30 a.m.", True),
     ],
     "trap: units": [
         (r"\boxed{5\text{ m}}", r"5\text{ cm}", False),
@@ -188,8 +186,8 @@ CASES: dict[str, list[tuple[str, str, bool]]] = {
         (r"\boxed{5i}", "5", False),
         (r"\boxed{5\sqrt{3}\text{ m}}", r"5\sqrt{3}\text{ cm}", False),
         (r"\boxed{2 thirds}", "2", False),
+        (r"\boxed{2 dozen}", "2", False),
         ("Answer: $18 per day", "$18 per week", False),
-        ("Answer: 10:30 pm", "10:30 a.m.", False),
         (r"\boxed{18^\circ\text{F}}", r"18^\circ\text{C}", False),
     ],
     "roots, powers, constants": [
@@ -356,5 +354,12 @@ CASES: dict[str, list[tuple[str, str, bool]]] = {
         (r"\boxed{٣}", "3", False),
     ],
 }  # fmt: skip
+
+FRAGMENTS = r"""
+    \boxed{ } { } ( ) [ ] \{ \} \frac \frac12 \sqrt \pm \cup \in \le < > = , ; : | ! ^ _ ^{2} _3 1 2 18 3.5 1,234 0
+    x y n i e \pi \infty \text{cm} cm % \% $ $$ \( \) \[ \] Answer: #### answer is and or not \left \right
+    \begin{pmatrix} \end{pmatrix} & \\ \sin \log \mathbb{R} \emptyset \cdot \times / + - * . <answer> ** ` ~
+"""
+"""What answers are made of: pieces for texts that nobody wrote."""
 
 ROWS = [(topic, *case) for topic, cases in CASES.items() for case in cases]

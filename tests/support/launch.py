@@ -1,5 +1,6 @@
 """Launching several ranks from a test, and what to do where something is missing."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,20 +38,39 @@ def environment(**extra: str) -> dict[str, str]:
     return {**os.environ, **fixed, **extra}
 
 
-def torchrun(ranks: int, *words: object, timeout: float = 900, **extra: str) -> subprocess.CompletedProcess:
-    """Runs a command on so many ranks of this machine; `words` is a script or `-m module`, and its arguments."""
+def launcher(ranks: int, *words: object) -> list[str]:
+    """A command on so many ranks of this machine; `words` is a script or `-m module`, and its arguments."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
+    return [*command, *map(str, words)]
+
+
+def torchrun(ranks: int, *words: object, timeout: float = 900, **extra: str) -> subprocess.CompletedProcess:
+    """Runs it, see `launcher`."""
     start = time.monotonic()
     done = subprocess.run(
-        [*command, *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env=environment(**extra),
-        cwd=ROOT,
+        launcher(ranks, *words), capture_output=True, text=True, timeout=timeout, env=environment(**extra), cwd=ROOT
     )
     print(f"{words[0]} on {ranks} ranks: exit {done.returncode} after {time.monotonic() - start:.0f} s")
     return done
+
+
+def start_torchrun(ranks: int, *words: object, stdout: Any, stderr: Any, **extra: str) -> subprocess.Popen:
+    """Starts it, see `launcher`, with its output where the caller wants it."""
+    return subprocess.Popen(
+        launcher(ranks, *words), stdout=stdout, stderr=stderr, text=True, cwd=ROOT, env=environment(**extra)
+    )
+
+
+def rank_processes(job: subprocess.Popen) -> dict[int, int]:
+    """Rank -> process id, of those ranks that a launcher has started and that still live."""
+    found = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, KeyError):  # it ended meanwhile, or is not a rank
+            state, parent = (place / "stat").read_text().rpartition(")")[2].split()[:2]
+            if int(parent) == job.pid and state not in "ZX":
+                pairs = [part.split("=", 1) for part in (place / "environ").read_text().split("\0") if "=" in part]
+                found[int(dict(pairs)["RANK"])] = int(place.name)
+    return found
 
 
 def results(ranks: int, script: str, out: Path, *words: object, timeout: float = 900) -> dict:

@@ -14,8 +14,9 @@ def main(folder: Path) -> None:
     from real_models import qwen_tokenizer, save_data, save_model
 
     from minivapo import cli
+    from minivapo.commands import eval as evaluate
     from minivapo.interfaces import make_rollout
-    from minivapo.loading import load_actor, load_tokenizer
+    from minivapo.loading import load_actor
     from minivapo.local import LocalLearner
     from minivapo.responses import encode_prompt
     from minivapo.vapo import Config
@@ -30,11 +31,11 @@ def main(folder: Path) -> None:
     words += ["--reward-wrong", "-1", "--actor-lr", "0.01", "--warmup", "1"]
     task = f"gsm8k:{data / 'gsm8k.parquet'}"
     found["trained"] = cli.main(["train", "--model", model, "--task", task, "--run", run, *words])
-    build = cli.vllm_sampler
+    build = evaluate.vllm_sampler
 
-    def compare(name, config, settings):
+    def compare(name, config, settings, device, problems):
         """The weights that vLLM samples from are the run's: its log-probs are those of the learner."""
-        sampler, tokenizer = build(name, config, settings), load_tokenizer(name)
+        tokenizer, sampler = build(name, config, settings, device, problems)
         prompt = encode_prompt(tokenizer, "What is 3 + 4?", 99)
         samples = sampler.generate([prompt], 3, 0, 0)
         rollout = make_rollout([prompt] * 3, samples, [0] * 3, 0)
@@ -42,9 +43,9 @@ def main(folder: Path) -> None:
             learner = LocalLearner(load_actor(weights), "actor", Config(), "cpu")
             gap = (learner.forward(rollout)["logprobs"] - rollout.sampled_logprobs)[rollout.mask]
             found[key] = gap.abs().max().item()
-        return sampler
+        return tokenizer, sampler
 
-    cli.vllm_sampler = compare
+    evaluate.vllm_sampler = compare
     words = ["--samples", "4", "--sampler", "vllm", "--device", "cpu"]
     words += ["--task", f"aime2024:{data / 'aime.parquet'}", "--out", str(folder / "result.json")]
     found["code"] = cli.main(["eval", run, *words])

@@ -1,53 +1,11 @@
 /* The page. All text that came out of a run goes through textContent; nothing is ever parsed as HTML. */
 (async () => {
-  const data = JSON.parse(document.getElementById("data").textContent);
-  const $ = (id) => document.getElementById(id);
-
-  /** An element with attributes and children; strings become text nodes. */
-  function el(tag, attributes = {}, ...children) {
-    const node = document.createElement(tag);
-    for (const [key, value] of Object.entries(attributes)) {
-      if (value === false || value === null || value === undefined) continue;
-      if (key === "class") node.className = value;
-      else if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
-      else node.setAttribute(key, value === true ? "" : value);
-    }
-    node.append(...children.filter((c) => c !== null && c !== undefined).map((c) => (c instanceof Node ? c : String(c))));
-    return node;
-  }
-
-  const number = (v, digits = 3) =>
-    !Number.isFinite(v) ? "–"
-      : v === 0 ? "0"
-      : Math.abs(v) >= 1e5 || Math.abs(v) < 1e-4 ? v.toExponential(2).replace("-", "−")
-      : Number(v.toPrecision(digits)).toLocaleString("en", { maximumSignificantDigits: digits, useGrouping: false }).replace("-", "−");
+  const data = JSON.parse($("data").textContent);
 
   // ------------------------------------------------------------------------------------------- colours
   const DASHES = ["solid", "dash", "dot", "dashdot"];
-  const probe = el("i", { hidden: true });
-  document.body.append(probe);
-  function css(name) {
-    probe.style.color = `var(--${name})`;
-    return getComputedStyle(probe).color;
-  }
-  const rgb = (text) => text.match(/[\d.]+/g).slice(0, 3).map(Number);
   const lineColour = (i) => "#" + rgb(css(`series-${i % 8}`)).map((v) => v.toString(16).padStart(2, "0")).join("");
   const lineDash = (i) => DASHES[Math.floor(i / 8) % DASHES.length];
-
-  const themed = []; // what to do again when the theme changes
-  const remembered = (() => { try { return localStorage.getItem("minivapo-theme"); } catch { return null; } })();
-  function setTheme(theme) {
-    if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme;
-    else delete document.documentElement.dataset.theme;
-    $("theme").value = theme || "auto";
-    themed.forEach((f) => f());
-  }
-  $("theme").addEventListener("change", (event) => {
-    try { localStorage.setItem("minivapo-theme", event.target.value); } catch { /* a page from disk may have no storage */ }
-    setTheme(event.target.value);
-  });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => setTheme(document.documentElement.dataset.theme || "auto"));
-  setTheme(remembered || "auto");
 
   const groups = data.groups, runCount = groups.reduce((n, g) => n + g.seeds, 0);
 
@@ -372,6 +330,9 @@
       const wanted = $("s-run").value, mark = $("s-verdict").value, order = $("s-order").value;
       let rows = runs.filter((r) => wanted === "" || r.index === Number(wanted)).flatMap((run) => run.rows.map((s, i) => ({ run, s, i })));
       if (mark) rows = rows.filter(({ s }) => Boolean(s.correct) === (mark === "right"));
+      const words = $("s-search").value.toLowerCase().trim();
+      if (words) rows = rows.filter(({ s }) => `${s.prompt ?? ""}\n${text(s.tokens)}\n${s.answer ?? ""}`.toLowerCase().includes(words));
+      $("s-found").textContent = words ? `${rows.length} found` : "";
       rows.sort((a, b) => (order === "first" ? a.s.step - b.s.step : order === "last" ? b.s.step - a.s.step : b.s.tokens.length - a.s.tokens.length));
       const head = ["", ...(runs.length > 1 ? ["run"] : []), "step", "verdict", "tokens", "λ", "prompt", "response", "answer"];
       $("samples-table").replaceChildren(...(rows.length ? [el("table", {}, el("thead", {}, el("tr", {}, ...head.map((h) => el("th", { scope: "col", class: /step|tokens|λ/.test(h) ? "n" : null }, h)))),
@@ -383,6 +344,7 @@
       $("s-more").hidden = rows.length <= limit;
     }
     for (const id of ["s-run", "s-verdict", "s-order"]) $(id).addEventListener("change", draw);
+    $("s-search").addEventListener("input", draw);
     $("s-more").addEventListener("click", () => { limit += 50; draw(); });
     draw();
   }

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from minivapo.interfaces import Problem, derive_seed
-from minivapo.study.sweeps.machinery import Sweep, last_quarter
+from minivapo.study.sweeps.machinery import Base, Sweep, last_quarter
 from minivapo.tasks.embedded import EmbeddedTask
 
 
@@ -60,16 +60,20 @@ GROUP_SAMPLING = Sweep(
     name="group-sampling",
     technique="group sampling",
     axis="responses for each prompt, at 512 responses a rollout",
-    points=(4, 16),
+    points=(2, 4, 8, 16),
     arms={"group": {}, "one response a prompt": {"group_size": 1}, "group, no critic": {"advantage": "group"}},
     task=lambda group: Facts(),
     constants=constants,
     measure=lambda lines: {"score": last_quarter(lines, "reward/accuracy")},
     unit="accuracy over all facts",
+    matters=(
+        "With a critic nothing is compared within a group, so several responses to one prompt only mean fewer prompts."
+    ),
     prediction=(
         "With a critic, responses of one prompt are independent given the prompt: a group changes nothing in the "
         "expected gradient and makes a rollout see fewer prompts: zero at best, a loss where groups are large."
     ),
-    expected={4: 0.0, 16: 0.0},
-    base_steps=100,
+    expected={2: 0.0, 4: 0.0, 8: 0.0, 16: 0.0},
+    base=Base(steps=100),
+    rates=(1.5e-4, 6e-4),
 )

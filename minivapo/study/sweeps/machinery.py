@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import functools
 import hashlib
 import json
@@ -17,13 +18,13 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from minivapo.interfaces import Metrics, UserError
+from minivapo.interfaces import Learner, Metrics, UserError
 from minivapo.local import LocalEngine
 from minivapo.runs.folder import git_commit
 from minivapo.tasks.base import make_base
@@ -34,8 +35,23 @@ BASES = 3
 """Base policies that the seeds take in turn; each is made once, with its own random numbers."""
 COLUMNS = ("sweep", "axis", "arm", "seed", "base", "score", "auc", "explained_variance", "cpu_seconds", "commit")
 
+RATE = ", rate "
+"""Between an arm and its learning rate, where that is not the shared one."""
+
 Watch = Callable[[LocalEngine], Metrics]
 """What is measured on the engine after each rollout's update, besides the loop's own metrics."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """How the bases of a sweep are made; sweeps with equal recipes and tasks share them."""
+
+    task: Callable[[], EmbeddedTask] | None = None
+    """Whose demonstrations they learn from, if one base serves every point; else the task of the point."""
+    steps: int = 200
+    width: int = 32
+    layers: int = 1
+    lr: float = 3e-3
 
 
 @dataclass(frozen=True)
@@ -60,16 +76,34 @@ class Sweep:
     """The lines of a run, one a rollout -> its `score` (higher is better) and what else is worth a column."""
     unit: str
     """What the score measures, for axis labels."""
+    matters: str
+    """Where the technique acts and where it cannot, in words a student understands; the numbers are added to it."""
     prediction: str
     """What theory says, in one sentence, written before the runs."""
     expected: dict[float, float] | None = None
     """Predicted difference of the first two arms at places on the axis, in the score's unit, where theory gives one."""
-    watch: Watch | None = None
-    """Further metrics of each rollout."""
+    gain: str = "points"
+    """What a difference of scores counts: points of accuracy, or rollouts saved."""
+    watch: Callable[[EmbeddedTask], Watch] | None = None
+    """Further metrics of each rollout, for a task."""
+    critics: dict[str, Callable[[LocalEngine, EmbeddedTask, int], Learner]] = field(default_factory=dict)
+    """Arms whose critic is not learned: name -> what makes it, from the engine, the task and the seed."""
+    critic: dict[str, Any] | None = None
+    """Configuration of a critic that each base gets once at each point, for arms with critic_init="shared"."""
     stop: Callable[[list[Metrics]], bool] = lambda lines: False
     """Whether a run has shown what is measured and may end."""
-    base_steps: int = 200
-    """Steps of the base policy's training on demonstrations."""
+    base: Base = Base()
+    """How its base policies are made."""
+    rates: tuple[float, ...] = ()
+    """Further learning rates around the shared one, so that an arm has a bracket of its own."""
+    bracketed: int = 2
+    """How many arms, from the first, run at them too."""
+
+    @property
+    def names(self) -> list[str]:
+        """Every arm, and the bracketed ones at each further rate."""
+        bracketed = [*self.arms][: self.bracketed]
+        return [*self.arms, *(f"{arm}{RATE}{rate:g}" for arm in bracketed for rate in self.rates)]
 
 
 @dataclass(frozen=True)
@@ -84,27 +118,62 @@ class Run:
 
 def plan(sweep: Sweep, seeds: Sequence[int]) -> list[Run]:
     """All runs, seed by seed, so that a stopped sweep has every arm of the seeds that it has."""
-    return [Run(sweep.name, point, arm, seed) for seed in seeds for point in sweep.points for arm in sweep.arms]
+    return [Run(sweep.name, point, arm, seed) for seed in seeds for point in sweep.points for arm in sweep.names]
 
 
 def run_config(sweep: Sweep, run: Run) -> Config:
-    """The configuration of a run."""
-    return Config(**{**sweep.constants(run.point), **sweep.arms[run.arm], "seed": run.seed})
+    """The configuration of a run; another rate of the actor keeps the critic's ratio to it."""
+    arm, _, rate = run.arm.partition(RATE)
+    config = Config(**{**sweep.constants(run.point), **sweep.arms[arm], "seed": run.seed})
+    if not rate:
+        return config
+    factor = float(rate) / config.actor_lr
+    return dataclasses.replace(config, actor_lr=float(rate), critic_lr=factor * config.critic_lr)
+
+
+def fingerprint(*key: object) -> str:
+    """A short name for what a file depends on."""
+    return hashlib.blake2b(repr(key).encode(), digest_size=10).hexdigest()
 
 
 def result_path(sweep: Sweep, run: Run, folder: Path) -> Path:
     """Where a run's lines lie. Sweeps that share a run (same task, configuration and seed) share the file."""
-    key = (sweep.task(run.point).name, run_config(sweep, run), sweep.base_steps)
-    return folder / "runs" / f"{hashlib.blake2b(repr(key).encode(), digest_size=10).hexdigest()}.json"
+    recipe = (sweep.base.steps, sweep.base.width, sweep.base.layers, sweep.base.lr)
+    special = run.arm if run.arm in sweep.critics else ""
+    key = (sweep.task(run.point).name, run_config(sweep, run), recipe, sweep.critic, special)
+    return folder / "runs" / f"{fingerprint(*key)}.json"
 
 
-def base_for(task: EmbeddedTask, number: int, steps: int, folder: Path) -> Path:
-    """The base policy of that number for a task, made on first use (seconds) and kept."""
-    path = folder / "bases" / f"{task.name}-{steps}-{number}"
+def base_for(sweep: Sweep, run: Run, folder: Path) -> Path:
+    """The base policy of a run, made on first use (a minute at most) and kept."""
+    recipe = sweep.base
+    task, number = recipe.task() if recipe.task else sweep.task(run.point), run.seed % BASES
+    path = folder / "bases" / f"{task.name}-{recipe.steps}-{recipe.width}x{recipe.layers}-{number}"
     if not path.exists():
         temporary = path.with_name(f"{path.name}.{os.getpid()}")
-        make_base(task, temporary, steps=steps, batch=64, lr=3e-3, seed=number, width=32, layers=1)
+        make_base(
+            task, temporary, steps=recipe.steps, lr=recipe.lr, seed=number, width=recipe.width, layers=recipe.layers
+        )
         with contextlib.suppress(OSError):  # another process was first; both made the same weights
+            temporary.rename(path)
+    return path
+
+
+def critic_for(sweep: Sweep, run: Run, folder: Path) -> Path:
+    """The critic of a run's base at its point: pretrained once, kept, the start of every run there (§4.1)."""
+    assert sweep.critic is not None
+    base, task = base_for(sweep, run, folder), sweep.task(run.point)
+    config = Config(**{**sweep.constants(run.point), **sweep.critic, "seed": run.seed % BASES})
+    path = folder / "critics" / fingerprint(task.name, base.name, config)
+    if not path.exists():
+        engine = LocalEngine(base, config, stop=task.stop)
+        engine.sampler.sync(engine.actor)
+        for _ in pretrain_critic(config, task, engine):
+            pass
+        assert engine.critic is not None
+        temporary = path.with_name(f"{path.name}.{os.getpid()}")
+        engine.critic.save(temporary)
+        with contextlib.suppress(OSError):
             temporary.rename(path)
     return path
 
@@ -112,9 +181,14 @@ def base_for(task: EmbeddedTask, number: int, steps: int, folder: Path) -> Path:
 def train_run(sweep: Sweep, run: Run, folder: Path) -> dict[str, Any]:
     """Trains one run from its base and writes its lines, one for each rollout."""
     task, config = sweep.task(run.point), run_config(sweep, run)
-    base = base_for(task, run.seed % BASES, sweep.base_steps, folder)
+    base = base_for(sweep, run, folder)
+    if config.critic_init == "shared":
+        config = dataclasses.replace(config, critic_init=str(critic_for(sweep, run, folder)), value_pretrain_steps=0)
     begun = time.process_time()
     engine = LocalEngine(base, config, stop=task.stop)
+    if run.arm in sweep.critics:
+        engine.critic = sweep.critics[run.arm](engine, task, run.seed)
+    watch = sweep.watch(task) if sweep.watch else None
     engine.sampler.sync(engine.actor)
     if engine.critic is not None:
         for _ in pretrain_critic(config, task, engine):
@@ -123,7 +197,7 @@ def train_run(sweep: Sweep, run: Run, folder: Path) -> dict[str, Any]:
     while engine.progress.step < config.steps and not (lines and sweep.stop(lines)):
         metrics = train_step(config, task, engine)
         engine.progress.step += 1
-        lines.append(metrics | (sweep.watch(engine) if sweep.watch else {}))
+        lines.append(metrics | (watch(engine) if watch else {}))
     seconds = round(time.process_time() - begun, 1)
     found = {"lines": lines, "cpu_seconds": seconds, "base": run.seed % BASES, "commit": git_commit()}
     path = result_path(sweep, run, folder)
@@ -138,18 +212,16 @@ def work(run: Run, folder: Path) -> None:
     """One run in a process of the pool, on one thread."""
     import logging
 
-    from minivapo.study.sweeps import SWEEPS
-
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)  # a critic's new head is what a run starts with, hundreds of times
-    sweep = SWEEPS[run.sweep]
+    sweep = find(run.sweep)
     if not result_path(sweep, run, folder).exists():
         train_run(sweep, run, folder)
 
 
-def run_all(runs: Sequence[Run], sweeps: dict[str, Sweep], folder: Path, jobs: int) -> Iterator[tuple[int, int, float]]:
+def run_all(runs: Sequence[Run], folder: Path, jobs: int) -> Iterator[tuple[int, int, float]]:
     """Trains what is not done yet, `jobs` at once, in order; yields (done, all, seconds left) as runs end."""
-    waiting = [run for run in runs if not result_path(sweeps[run.sweep], run, folder).exists()]
+    waiting = [run for run in runs if not result_path(find(run.sweep), run, folder).exists()]
     already, begun = len(runs) - len(waiting), time.monotonic()
     yield already, len(runs), float("nan")
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
@@ -216,8 +288,8 @@ def find(name: str) -> Sweep:
     Raises:
         UserError: there is none.
     """
-    from minivapo.study.sweeps import SWEEPS
+    from minivapo.study.sweeps import STUDIES
 
-    if name not in SWEEPS:
-        raise UserError(f"there is no sweep '{name}'; choose from {', '.join(SWEEPS)}.")
-    return SWEEPS[name]
+    if name not in STUDIES:
+        raise UserError(f"there is no sweep '{name}'; choose from {', '.join(STUDIES)}.")
+    return STUDIES[name]

@@ -89,7 +89,9 @@ SHARED: dict[str, Any] = {
     "constants": constants,
     "measure": measure,
     "unit": "minus the rollouts to a probability of 1/2",
-    "watch": watch,
+    "gain": "rollouts saved",
+    "watch": lambda task: watch,
+    "rates": (3.5e-5, 1.4e-4),
     "stop": lambda lines: lines[-1]["probability"] >= 0.5,
 }
 
@@ -102,6 +104,10 @@ CLIP_HIGHER = Sweep(
         "0.28 with LM loss": {"clip_high": 0.28, "positive_coef": 0.1},
         "0.20 with LM loss": {"clip_high": 0.20, "positive_coef": 0.1},
     },
+    matters=(
+        "It matters where the right choice is rare and each rollout pushes its probability up to the clip: then "
+        "the higher bound lets it grow faster. The LM loss, which is not clipped, hides it."
+    ),
     prediction=(
         "Growth of log p a rollout is at most log(1 + ε) plus about nine steps of Adam's momentum, .40 and .47 at this "
         "rate: saved rollouts are log(1/2p) (1/.40 − 1/.47), small at 30 % and largest at .3 %; hidden by the LM loss."
@@ -119,6 +125,10 @@ POSITIVE_LOSS = Sweep(
         "0.03": {"clip_high": 0.28, "positive_coef": 0.03},
         "0.3": {"clip_high": 0.28, "positive_coef": 0.3},
     },
+    matters=(
+        "It matters where correct responses are rare: the loss gives each of their tokens a weight of μ over the "
+        "pass rate. Where a third of the responses are correct it does next to nothing."
+    ),
     prediction=(
         "A token of a right response weighs μ over the pass rate in the LM loss, and is not clipped: the loss speeds "
         "training up where the pass rate is near or below μ, and does next to nothing at 30 %."

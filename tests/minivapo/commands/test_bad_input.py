@@ -2,16 +2,21 @@
 
 import dataclasses
 import io
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
-import torch
 
 from minivapo.cli import COMMANDS, main
+from minivapo.commands.train import read
 from minivapo.interfaces import UserError
 from minivapo.local import LocalEngine
+from minivapo.options.embedded import fitted
 from minivapo.responses import judge
+from minivapo.runs.folder import write_config
 from minivapo.tasks import TASKS
 from minivapo.tasks.chain import Chain, ChainSpec
 from minivapo.vapo import PRESETS, Config, train
@@ -45,7 +50,7 @@ def fails(capsys, tmp_path, monkeypatch):
     ("argv", "wanted"),
     [
         (["train", "--stps", "3"], ["--stps", "perhaps you meant --steps"]),
-        (["train", "--steps", "three"], ["--steps", "three"]),
+        (["train", "--steps", "three"], ["--steps takes INT", "three"]),
         (["train", "--steps"], ["--steps"]),
         (["trian"], ["trian", "train"]),
         (["train", "--preset", "vpao"], ["vpao", "vapo-wo-group-sampling"]),
@@ -66,19 +71,31 @@ def fails(capsys, tmp_path, monkeypatch):
         (["train", "--actor-lr", "0"], ["actor_lr is 0"]),
         (["train", "--kl-coef", "-1"], ["kl_coef is -1"]),
         (["train", "--reward-correct", "0"], ["reward_correct"]),
+        (["train", "--seed"], ["--seed needs a value"]),
+        (["eval"], ["SOURCE must be given"]),
+        (["eval", "--sampels", "3"], ["--sampels", "perhaps you meant --samples"]),
+        (["eval", "x", "--sampler", "hf"], ["--sampler is hf", "transformers, vllm"]),
+        (["train", "--no-decoupled-gea"], ["--no-decoupled-gea", "perhaps you meant --no-decoupled-gae"]),
+        (["train", "--config", "none.yaml"], ["no such config file: none.yaml"]),
+        (["reward-model", "x", "--lam", "2"], ["lam is 2.0", "[0, 1]"]),
+        (["make-base", "x", "--steps", "0"], ["--steps is 0", "at least 1"]),
         (["train", "--device", "tpu"], ["tpu", "cpu"]),
         (["train", "--resume", "nowhere"], ["nowhere", "not a run folder"]),
+        (["train", "--resume", "auto"], ["--resume auto needs --run DIR"]),
+        (["train", "--branch-from", "nowhere@3"], ["nowhere", "not a run folder"]),
+        (["train", "--stop", ""], ['--stop ""', "first token"]),
         (["train", "--model", "no/such-model"], ["no/such-model", "no such folder"]),
         (["train", "--model", "/no/such/folder"], ["/no/such/folder", "there is no folder"]),
         (["train", "--task", "gsm8k:missing.jsonl", "--model", "x"], ["cannot load", "'x'"]),
         (["sample", "/no/such/folder"], ["/no/such/folder"]),
         (["make-base", "new", "--task", "chian"], ["chian", "chain"]),
-        (["train", "--save-every", "0"], ["--save-every is 0"]),
+        (["train", "--save-every", "-1"], ["--save-every is -1"]),
+        (["train", "--keep", "0"], ["--keep is 0"]),
         (["train", "--threads", "-1"], ["--threads is -1"]),
         (["train", "--critic", "/no/such/folder"], ["/no/such/folder", "there is no folder"]),
         (["sample", "x", "--count", "0"], ["--count is 0"]),
-        (["sample", "x", "--temperature", "0"], ["--temperature must be above 0"]),
-        (["eval", "x", "--top-p", "0"], ["--top-p in (0, 1]"]),
+        (["sample", "x", "--temperature", "-1"], ["--temperature is -1.0", "not be negative"]),
+        (["eval", "x", "--top-p", "0"], ["--top-p is 0.0", "(0, 1]"]),
         (["eval", "x", "--samples", "0"], ["--samples is 0"]),
         (["eval", "/no/such/folder"], ["/no/such/folder", "there is no folder"]),
         (["report", "nowhere"], ["nowhere"]),
@@ -172,7 +189,7 @@ FIELDS = {
     "batch_size": 0, "mini_batch": 0, "micro_batch": 0, "epochs": 0, "critic_epochs": 0, "max_new_tokens": 0,
     "eval_problems": 0, "eval_samples": 0, "steps": -1, "value_pretrain_steps": -1, "reward_model_steps": -1,
     "warmup": -1, "dynamic_sampling": -1, "eval_every": -1, "actor_lr": 0.0, "critic_lr": -1.0,
-    "value_pretrain_lr": 0.0, "max_grad_norm": 0.0, "eval_temperature": 0.0, "eval_top_p": 0.0, "group_size": 0,
+    "value_pretrain_lr": 0.0, "max_grad_norm": 0.0, "eval_temperature": -0.1, "eval_top_p": 0.0, "group_size": 0,
     "kl_coef": -0.1, "positive_coef": -0.1, "value_clip": -0.1, "importance_cap": -1.0, "weight_decay": -0.1,
     "overlong_share": 1.0, "verifier_timeout": 0.0,
 }  # fmt: skip
@@ -237,7 +254,7 @@ class Broken(Chain):
         ("hang", ["'broken'", "within 2 s", "verifier_timeout"]),
     ],
 )
-def test_a_verifier_that_fails_ends_the_run_and_the_checkpoint_stays(
+def test_a_verifier_that_fails_leaves_the_checkpoint(
     fails, tiny_model, tmp_path, monkeypatch, how, wanted
 ):  # fmt: skip
     monkeypatch.setitem(TASKS, "broken", Broken)
@@ -259,7 +276,7 @@ def test_a_verifier_that_fails_ends_the_run_and_the_checkpoint_stays(
     assert main(["train", "--resume", str(run)]) == 0
 
 
-def test_judge_gives_the_verdicts_and_passes_on_messages_of_the_task(chain):
+def test_judge_gives_verdicts_and_passes_on_the_tasks_messages(chain):
     problems = chain.train_problems(0, 2, 0)
     assert judge(chain, problems, [f"= {problems[0].answer}", "?"], 10.0) == [True, False]
 
@@ -271,7 +288,60 @@ def test_judge_gives_the_verdicts_and_passes_on_messages_of_the_task(chain):
         judge(Telling(), [], [], 1.0)
 
 
-def test_threads_of_this_process_are_as_before():
-    """`minivapo train` sets torch's threads; tests run on one."""
-    torch.set_num_threads(1)
-    assert torch.get_num_threads() == 1
+# One road for words, presets and files
+
+
+def test_a_preset_is_what_its_flags_stand_on():
+    args = read(["--preset", "grpo", "--steps", "3", "--whiten", "true", "alpha=0.1"])
+    assert args.config == dataclasses.replace(fitted(PRESETS["grpo"], "locks"), steps=3, whiten=True, alpha=0.1)
+    wanted = fitted(PRESETS["vapo-wo-decoupled-gae"], "locks", critic=True)
+    assert read(["--no-decoupled-gae"]).config == wanted
+    assert read(["--no-decoupled-gae", "--task", "gsm8k"]).config == PRESETS["vapo-wo-decoupled-gae"]
+
+
+def test_the_critic_that_comes_with_a_base_gives_way():
+    """It starts a run that pretrains and says nothing else; an ablation, another model or own steps do without it."""
+    assert (read([]).config.critic_init, read([]).config.value_pretrain_steps) == ("shipped", 0)
+    for words in (["--value-pretrain-steps", "4"], ["--model", "m"], ["--critic", "c"], ["--preset", "ppo"]):
+        assert read(words).config.critic_init == "reward-model"
+    assert read(["--value-pretrain-steps", "4"]).config.value_pretrain_steps == 4
+    assert read(["--model", "m"]).config.value_pretrain_steps == PRESETS["vapo"].value_pretrain_steps
+    assert read(["--preset", "vapo-wo-value-pretraining"]).config.critic_init == "reward-model"
+
+
+def test_a_file_holds_flags_and_the_command_line_overrules_it(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("preset: dapo\ntask: proof\nsteps: 5\nactor_lr: 1e-6\nwhiten: true\nstop: [a b, c]\nmodel:\n")
+    for words in (["--config", str(path)], [str(path)]):
+        args = read([*words, "--steps", "4"])
+        assert (args.preset, args.task, args.stop, args.model) == ("dapo", "proof", ("a b", "c"), None)
+        dapo = fitted(PRESETS["dapo"], "proof")
+        assert args.config == dataclasses.replace(dapo, steps=4, actor_lr=1e-6, whiten=True)
+
+
+def test_both_names_of_the_run_folder_answer():
+    assert read(["--run", "x"]).run == read(["--run-dir", "x"]).run == Path("x")
+
+
+def test_a_run_goes_on_as_it_was_started(fails, tmp_path):
+    config = PRESETS["grpo"]
+    info = {"preset": "grpo", "task": "chain", "task_options": {}, "model": "m", "critic": None}
+    write_config(tmp_path / "run", config, info | {"engine_options": {"autocast": True, "stop": ["x"]}})
+    args = read(["--resume", str(tmp_path / "run"), "--save-every", "3"])
+    assert (args.config, args.model, args.bf16, args.stop, args.save_every) == (config, "m", True, ("x",), 3)
+    for flag in ("--actor-lr", "--seed"):
+        message = fails("train", "--resume", tmp_path / "run", flag, 99)
+        assert f"{flag} cannot be changed on --resume" in message
+
+
+@pytest.mark.parametrize("words", [["trian"], ["eval", "--sampels", "3"], ["ablate", "--seeds", "0"]])
+def test_a_typo_is_answered_without_torch(words):
+    code = f"""if True:
+        import sys
+        from minivapo.cli import main
+        code = main({words!r})
+        assert "torch" not in sys.modules
+        sys.exit(code)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("minivapo: ")

@@ -2,20 +2,29 @@
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from itertools import combinations
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minivapo.cli import main
+from minivapo.commands.arguments import resolve_source
 from minivapo.interfaces import UserError
-from minivapo.local import LocalSampler
+from minivapo.loading import load_shape
+from minivapo.local import LocalEngine, LocalSampler
+from minivapo.responses import Draw, respond
 from minivapo.runs import evaluation
-from minivapo.runs.evaluation import finished, pass_at_k, summarise
+from minivapo.runs.checkpoint import save_checkpoint
+from minivapo.runs.evaluation import Settings, finished, pass_at_k, scratch_file, show, summarise
+from minivapo.runs.folder import write_config
+from minivapo.runs.origin import fingerprint
+from minivapo.vapo import evaluate as evaluate_training
 
 
 @given(st.integers(1, 9).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))
@@ -35,7 +44,8 @@ def test_pass_at_k_golden_and_impossible():
 
 def some_settings(**changes):
     base = {
-        "model": "m", "weights": "0", "task": "chain", "problems": 2, "problems_hash": "0", "samples": 4,
+        "model": "m", "weights": "0", "files": "0", "stop_ids": (1,),
+        "task": "chain", "problems": 2, "problems_hash": "0", "samples": 4,
         "temperature": 1.0, "top_p": 0.7, "max_new_tokens": 8, "max_prompt_tokens": 9, "stop": (), "seed": 0,
         "sampler": "transformers", "sample_batch": 4, "dtype": "float32", "device": "cpu",
     }  # fmt: skip
@@ -84,19 +94,19 @@ def test_a_stopped_evaluation_goes_on_with_the_same_numbers(tiny_model, tmp_path
 
     def interrupted(self, *arguments):
         calls.append(1)
-        if len(calls) == 2:
+        if len(calls) == 3:  # the first is the probe
             raise KeyboardInterrupt
         return generate(self, *arguments)
 
     monkeypatch.setattr(LocalSampler, "generate", interrupted)
     assert evaluate(tiny_model, stopped) == 130
     assert "go on with the same command" in capsys.readouterr().err
-    partial = stopped.with_suffix(".jsonl")
+    (partial,) = tmp_path.glob("stopped.json.*.partial")
     assert len(partial.read_text().splitlines()) == 1 + 2  # settings, and the two problems of one part
     with partial.open("a") as file:
         file.write('{"id": "cut in the mid')  # as a kill leaves it
     assert evaluate(tiny_model, stopped) == 0
-    assert len(calls) == 2 + 2  # the first part was not sampled again
+    assert len(calls) == 3 + 3  # each with a probe; the first part was not sampled again
     assert not partial.exists()
     assert numbers(stopped) == numbers(whole)
 
@@ -114,10 +124,14 @@ def test_other_settings_are_refused_and_nothing_is_lost(tiny_model, tmp_path, ca
     assert evaluate(tiny_model, out, "--temperature", "0.5") == 1
     assert "temperature 1.0 there, 0.5 here" in capsys.readouterr().err
     assert out.read_bytes() == before
-    partial = tmp_path / "other.jsonl"
-    partial.write_text(json.dumps({"settings": {}}) + "\n")
-    assert evaluate(tiny_model, tmp_path / "other.json") == 1
-    assert "other settings" in capsys.readouterr().err and partial.exists()
+    scratch = scratch_file(tmp_path / "other.json", Settings(**json.loads(before)["settings"]))
+    for text, message in ((json.dumps({"settings": {}}) + "\n", "other settings"), ("my notes", "something else")):
+        scratch.write_text(text)
+        assert evaluate(tiny_model, tmp_path / "other.json") == 1
+        assert message in capsys.readouterr().err and scratch.read_text() == text
+    scratch.write_text('{"settings": {"mod')  # as a kill leaves it
+    assert evaluate(tiny_model, tmp_path / "other.json") == 0
+    assert numbers(tmp_path / "other.json") == numbers(out)
     (tmp_path / "notes.json").write_text("[]")
     with pytest.raises(UserError, match="not a result"):
         finished(tmp_path / "notes.json", some_settings())
@@ -136,14 +150,17 @@ def test_what_decides_the_numbers_is_recorded(tiny_model, tmp_path):
     ("words", "text"),
     [
         (["--samples", "0"], "--samples"),
-        (["--temperature", "0"], "--temperature"),
+        (["--temperature", "-1"], "--temperature"),
+        (["--stop", ""], "--stop"),
         (["--top-p", "1.5"], "--top-p"),
         (["--max-new-tokens", "9999"], "context"),
         (["--task", "chess"], "there is no task"),
+        (["--split", "all"], "locks is none"),
+        (["--split", "some"], "--split is some"),
     ],
 )
 def test_bad_flags(words, text, tiny_model, tmp_path, capsys):
-    assert evaluate(tiny_model, tmp_path / "r.json", *words) == 1
+    assert evaluate(tiny_model, tmp_path / "r.json", *words) in (1, 2)  # 2 where the flags alone are wrong
     assert text in capsys.readouterr().err
 
 
@@ -154,6 +171,137 @@ def test_a_missing_model_and_a_missing_vllm(tiny_model, tmp_path, capsys, monkey
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name == "vllm" else find(name, *rest))
     assert evaluate(tiny_model, tmp_path / "r.json", "--sampler", "vllm") == 1
     assert "needs vLLM" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["r.jsonl", "notes.json", "r", "r.partial"])
+def test_the_result_stays_and_no_file_of_the_user_goes(tiny_model, tmp_path, name):
+    for mine in ("notes.jsonl", "r.json.partial", "notes.json.partial"):
+        (tmp_path / mine).write_text("my notes")
+    assert evaluate(tiny_model, tmp_path / name) == 0
+    assert json.loads((tmp_path / name).read_text())["accuracy"] >= 0
+    assert {p.name for p in tmp_path.iterdir()} == {"notes.jsonl", "r.json.partial", "notes.json.partial", name}
+    assert all((tmp_path / mine).read_text() == "my notes" for mine in ("notes.jsonl", "r.json.partial"))
+
+
+def copy_of(model, folder):
+    shutil.copytree(model, folder)
+    return folder
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_every_file_that_decides_the_numbers_is_in_the_key(tiny_model, tmp_path):
+    model = copy_of(tiny_model, tmp_path / "model")
+    first = fingerprint(str(model))
+    assert first == fingerprint(str(copy_of(model, tmp_path / "elsewhere")))
+    for name in ("optimizer.safetensors", "optimizer-00001.safetensors", "master.safetensors", "learner.json"):
+        (model / name).write_text("of training alone")
+    assert fingerprint(str(model)) == first
+    found = {first}
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        edit(model / name, changed=True)
+        found.add(fingerprint(str(model)))
+    for name in ("tokenizer.json", "chat_template.jinja", "model.safetensors"):
+        with (model / name).open("ab") as file:
+            file.write(b" ")
+        found.add(fingerprint(str(model)))
+    assert len(found) == 7
+
+
+def test_after_an_edit_of_the_model_it_is_sampled_anew(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = copy_of(tiny_model, tmp_path / "model")
+    words = ["eval", "model", "--samples", "2", "--problems", "4", "--max-new-tokens", "8", "--device", "cpu"]
+    assert main(words) == 0
+    edit(model / "config.json", rope_theta=3.0, rope_parameters={"rope_type": "default", "rope_theta": 3.0})
+    edit(model / "generation_config.json", eos_token_id=[1, 5])
+    assert main(words) == 0
+    results = [
+        json.loads(path.read_text()) for path in sorted(Path("evals").iterdir(), key=lambda p: p.stat().st_mtime)
+    ]
+    assert len(results) == 2
+    assert 5 in results[1]["settings"]["stop_ids"] and 5 not in results[0]["settings"]["stop_ids"]
+    assert main([*words, "--out", "fresh.json"]) == 0
+    assert json.loads(Path("fresh.json").read_text())["problems"] == results[1]["problems"]
+
+
+def test_a_run_keeps_its_template_and_prompts_fill_the_context(tiny_model, small, tmp_path):
+    config, run = small("grpo", max_prompt_tokens=40), tmp_path / "run"
+    options = {"template": "chat"}
+    write_config(run, config, {"task": "jsonl:./f", "task_options": options, "model": str(tiny_model), "critic": None})
+    save_checkpoint(LocalEngine(tiny_model, config), run)
+    (run / "metrics.jsonl").write_text("")
+    context = load_shape(tiny_model).max_position_embeddings
+    for task in (None, "jsonl:./f", "jsonl:f", "aime2024"):
+        source = resolve_source(str(run), task, {})
+        assert source.task_options == options
+        assert source.config.max_prompt_tokens == context - config.max_new_tokens
+    assert resolve_source(str(run), "jsonl:f", {"template": "base"}).task_options == {"template": "base"}
+    assert resolve_source(str(run), None, {}, context - 50).config.max_prompt_tokens == 50
+    assert resolve_source(str(run), None, {}, context - 30).config.max_prompt_tokens == 40  # refused later, by name
+
+
+def test_what_is_left_out_stands_in_the_headline(capsys):
+    rows = [record([True, False], [1, 2])]
+    show(summarise(some_settings(samples=2, problems=1), rows, left_out=17))
+    assert "2 samples on 1 problems (17 LEFT OUT: prompts of more than 9 tokens)" in capsys.readouterr().out
+    show(summarise(some_settings(samples=1, problems=1, temperature=0.0), [record([True], [1])]))
+    text = capsys.readouterr().out
+    assert "LEFT OUT" not in text and "greedy" in text and "top-p" not in text
+
+
+def test_a_whole_file_is_evaluated_and_what_is_left_out_named(tiny_model, tmp_path, capsys):
+    pytest.importorskip("math_verify")
+    path, context = tmp_path / "f.jsonl", load_shape(tiny_model).max_position_embeddings
+    rows = [{"prompt": f"{i} ?", "answer": str(i)} for i in range(9)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"prompt": "7 " * context, "answer": "7"}]))
+    words = ["eval", str(tiny_model), "--task", f"jsonl:{path}", "--samples", "1", "--max-new-tokens", "4"]
+    counts = []
+    for split in ("test", "all"):
+        assert main([*words, "--split", split, "--out", str(tmp_path / f"{split}.json")]) == 0
+        counts.append(json.loads((tmp_path / f"{split}.json").read_text())["settings"]["problems"])
+    assert counts[0] < counts[1] == 9
+    assert f"9 problems (1 LEFT OUT: prompts of more than {context - 4} tokens)" in capsys.readouterr().out
+
+
+def test_the_sampling_batch_is_a_bound(tiny_model, tmp_path, monkeypatch):
+    whole, rows = LocalSampler.sample_batch, []
+
+    def counted(self, prompts, n, *rest):
+        rows.append(len(prompts) * n)
+        return whole(self, prompts, n, *rest)
+
+    monkeypatch.setattr(LocalSampler, "sample_batch", counted)
+    assert evaluate(tiny_model, tmp_path / "r.json", "--samples", "7", "--sample-batch", "3", "--problems", "2") == 0
+    assert rows[-6:] == [3, 3, 1] * 2 and max(rows) <= 3  # the first are those of the probe
+    assert len({tuple(p["lengths"]) for p in json.loads((tmp_path / "r.json").read_text())["problems"]}) == 2
+
+
+def test_temperature_0_is_greedy(tiny_model, chain, small, tmp_path, capsys):
+    """Every token is the likeliest one after those before it; by a plain forward pass over the whole row."""
+    engine = LocalEngine(tiny_model, small("grpo"))
+    engine.sampler.sync(engine.actor)
+    draw = Draw(3, 0, 0, 512, 10.0, temperature=0.0)
+    responses = respond(chain, chain.test_problems(5), engine.tokenizer, engine.sampler, draw)
+    assert len(responses) == 15
+    for i, r in enumerate(responses):
+        row = torch.tensor([[*r.prompt, *r.sample.tokens]])
+        with torch.no_grad():
+            best = engine.actor.model(input_ids=row).logits[0, len(r.prompt) - 1 : -1].argmax(-1)
+        assert best.tolist() == r.sample.tokens == responses[i // 3 * 3].sample.tokens
+    for name, seed in (("a.json", "0"), ("b.json", "1")):
+        assert evaluate(tiny_model, tmp_path / name, "--temperature", "0", "--seed", seed) == 0
+    a, b = (json.loads((tmp_path / name).read_text()) for name in ("a.json", "b.json"))
+    assert a["problems"] == b["problems"] and a["settings"]["samples"] == 1
+    capsys.readouterr()
+    shown = []
+    for seed in ("0", "1"):
+        assert main(["sample", str(tiny_model), "--temperature", "0", "--count", "3", "--seed", seed]) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1]
+    assert evaluate_training(small("grpo", eval_temperature=0.0), chain, engine)["eval/accuracy"] >= 0
 
 
 @pytest.mark.cluster

@@ -1,16 +1,33 @@
 """The run folder: what it holds, and what happens when it is altered, cut short or full."""
 
 import json
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
 from child import command_child, finish
+from compare_runs import numbers
+from fakes import on_ranks
+from hypothesis import given
+from hypothesis import strategies as st
 
-from minivapo.interfaces import NonFiniteError, UserError
+from minivapo.interfaces import NonFiniteError, UserError, World
 from minivapo.loading import load_actor
 from minivapo.local import LocalEngine, LocalLearner
-from minivapo.runs.checkpoint import find_checkpoint, save_checkpoint
+from minivapo.runs import training
+from minivapo.runs.checkpoint import (
+    SAVING_SHARE,
+    SaveTimer,
+    find_checkpoint,
+    save_checkpoint,
+    saved_step,
+    verify_checkpoint,
+)
 from minivapo.runs.folder import keep_lines, new_run_folder, read_config, read_metrics, write_config
+from minivapo.runs.lock import run_lock
 from minivapo.runs.training import run_training
 from minivapo.vapo import train_step
 
@@ -105,7 +122,7 @@ def test_a_damaged_checkpoint_is_refused_and_left_as_it_is(half_run, damage, cap
     assert snapshot(run) == before
 
 
-def test_a_stop_between_the_two_renames_is_resumed_from_the_old_checkpoint(half_run):
+def test_a_stop_between_the_renames_resumes_the_old_checkpoint(half_run):
     run, _ = half_run
     (run / "checkpoint").rename(run / "checkpoint.old")
     assert find_checkpoint(run) == run / "checkpoint.old"
@@ -124,12 +141,12 @@ def test_a_half_written_new_checkpoint_is_ignored_and_replaced(half_run, chain, 
 def test_no_checkpoint_yet(half_run):
     run, _ = half_run
     (run / "checkpoint").rename(run.parent / "elsewhere")
-    with pytest.raises(UserError, match="no checkpoint to resume from"):
+    with pytest.raises(UserError, match="has no checkpoint"):
         find_checkpoint(run)
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "samples.jsonl", "checkpoint"])
-def test_a_folder_that_holds_any_part_of_a_run_is_not_written_over(tmp_path, small, name):
+def test_a_folder_with_any_part_of_a_run_is_not_written_over(tmp_path, small, name):
     (tmp_path / name).mkdir() if name == "checkpoint" else (tmp_path / name).write_text("{}")
     before = snapshot(tmp_path)
     with pytest.raises(UserError, match="already holds a run"):
@@ -159,18 +176,154 @@ def test_half_written_lines_are_dropped(tmp_path):
     assert path.read_text() == '{"step": 0}\n{"step": 1}\n'
 
 
-def test_run_folders_are_numbered(tmp_path):
+def test_run_folders_are_numbered_and_no_two_get_the_same(tmp_path):
     assert new_run_folder(tmp_path, "a") == tmp_path / "a"
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a-2").mkdir()
-    assert new_run_folder(tmp_path, "a") == tmp_path / "a-3"
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: new_run_folder(tmp_path, "a"), range(40)))
+    assert {path.name for path in made} == {f"a-{i}" for i in range(2, 42)}
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write the run folder"):
+        new_run_folder(tmp_path / "file", "a")
+
+
+# Two processes
+
+
+def test_a_run_that_another_process_trains_is_left_alone(half_run, tmp_path):
+    """Here another process resumes it; there this one would write a new run."""
+    run, config = half_run
+    before = snapshot(run)
+    with run_lock(run):
+        assert finish(command_child, ["train", "--resume", str(run)], tmp_path / "stderr") == 1
+        assert "another process is writing in" in (tmp_path / "stderr").read_text()
+        assert snapshot(run) == before
+    with run_lock(tmp_path), pytest.raises(UserError, match="another process is writing in"):
+        write_config(tmp_path, config, {})
+    assert not (tmp_path / "config.json").exists()
+
+
+def hold(run):
+    with run_lock(run):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_the_lock_dies_with_its_process(tmp_path):
+    assert finish(hold, tmp_path) == -signal.SIGKILL
+    with run_lock(tmp_path), pytest.raises(UserError, match="another process"), run_lock(tmp_path):
+        pass
+
+
+# How often to save
+
+
+def count_saves(monkeypatch):
+    saves = []
+
+    def counted(engine, *arguments):
+        saves.append(engine.progress.lines)
+        save_checkpoint(engine, *arguments)
+
+    monkeypatch.setattr(training, "save_checkpoint", counted)
+    return saves
+
+
+@pytest.mark.parametrize(("every", "wanted"), [(1, [2, 3, 4, 5, 6]), (2, [3, 5, 6]), (10, [6])])
+def test_rollouts_are_counted_from_save_to_save(tiny_model, chain, small, tmp_path, monkeypatch, every, wanted):
+    """Six lines: the base policy, the reward model, two of value-pretraining, two steps. The end is always saved."""
+    saves = count_saves(monkeypatch)
+    config = small("vapo")
+    list(run_training(config, chain, LocalEngine(tiny_model, config), tmp_path, save_every=every))
+    assert saves == wanted
+
+
+def test_a_run_without_steps_is_saved_at_its_end(tiny_model, chain, small, tmp_path, monkeypatch):
+    saves = count_saves(monkeypatch)
+    config = small("vapo", steps=0)
+    list(run_training(config, chain, LocalEngine(tiny_model, config), tmp_path, save_every=9))
+    assert saves == [4]
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=60), st.floats(0, 300))
+def test_saving_takes_at_most_its_share_of_the_time(rollouts, cost):
+    """The first save is how its duration becomes known; after it every save is paid for by the work before it."""
+    clock = SimpleNamespace(time=0.0)
+    timer = SaveTimer(0, World(), lambda: clock.time)
+    work, saves, lost = 0.0, 0, 0.0
+    for seconds in rollouts:
+        clock.time += seconds
+        work, lost = work + seconds, lost + seconds
+        if timer.due():
+            begun, clock.time = clock.time, clock.time + cost
+            timer.saved(begun)
+            if saves:
+                assert cost <= SAVING_SHARE * (lost + cost) + 1e-6
+            saves, lost = saves + 1, 0.0
+        assert lost <= 19 * cost + seconds + 1e-6  # what a kill would lose now
+    assert saves >= 1
+    assert (saves - 1) * cost <= SAVING_SHARE * (work + (saves - 1) * cost) + 1e-6
+
+
+def test_all_ranks_save_at_the_same_time():
+    """Their clocks differ wildly; a rank that saved alone would wait for ever."""
+
+    def decisions(world):
+        clock = SimpleNamespace(time=0.0)
+        timer, found = SaveTimer(0, world, lambda: clock.time), []
+        for i in range(40):
+            clock.time += (1 + i % 5) * (world.rank + 1) ** 3
+            found.append(timer.due())
+            if found[-1]:
+                begun, clock.time = clock.time, clock.time + 0.3 + world.rank
+                timer.saved(begun)
+        return found
+
+    first, *others = on_ranks(3, decisions)
+    assert others == [first, first]
+    assert 1 < sum(first) < 40
+
+
+def test_earlier_checkpoints_are_kept_by_their_step(tiny_model, chain, small, tmp_path):
+    config = small("vapo", steps=4)
+    list(run_training(config, chain, LocalEngine(tiny_model, config), tmp_path, save_every=1, keep=3))
+    found = {p.name: saved_step(p) for p in tmp_path.glob("checkpoint*")}
+    assert found == {"checkpoint": 4, "checkpoint-3": 3, "checkpoint-2": 2}
+    for path in tmp_path.glob("checkpoint*"):
+        verify_checkpoint(path)
+    engine = LocalEngine(tiny_model, config)
+    save_checkpoint(engine, tmp_path, keep=2)  # a smaller number later
+    assert {p.name for p in tmp_path.glob("checkpoint*")} == {"checkpoint", "checkpoint-4"}
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(tiny_model, chain, small, tmp_path):
+    config = small("grpo", eval_problems=2)
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    for folder in (run, whole):
+        write_config(folder, config, {})
+    for line in run_training(config, chain, LocalEngine(tiny_model, config), run, save_every=9):
+        if line["step"] == 1:
+            break
+    assert len(read_metrics(run)) == 2 and not (run / "checkpoint").exists()
+    for folder in (run, whole):
+        list(run_training(config, chain, LocalEngine(tiny_model, config), folder, resume=True, save_every=9))
+    assert numbers(run) == numbers(whole)
+    assert (run / "samples.jsonl").read_bytes() == (whole / "samples.jsonl").read_bytes()
+
+
+def test_a_removed_checkpoint_is_not_silently_trained_again(half_run, tiny_model, chain):
+    run, config = half_run
+    list(run_training(config, chain, LocalEngine(tiny_model, config), run, resume=True))
+    (run / "checkpoint").rename(run.parent / "elsewhere")
+    before = snapshot(run)
+    with pytest.raises(UserError, match="4 lines of metrics but no checkpoint"):
+        list(run_training(config, chain, LocalEngine(tiny_model, config), run, resume=True))
+    assert snapshot(run) == before
 
 
 # A full disk
 
 
 @pytest.mark.parametrize("limit", [1_000, 3_000, 20_000, 150_000])
-def test_a_full_disk_ends_the_run_with_a_message_and_keeps_the_checkpoint(half_run, tmp_path, limit):
+def test_a_full_disk_ends_the_run_and_keeps_the_checkpoint(half_run, tmp_path, limit):
     """No file may grow beyond the limit: metrics, tokenizer, weights or optimizer are cut, as on a full disk."""
     run, _ = half_run
     checkpoint, metrics = snapshot(run / "checkpoint"), read_metrics(run)
@@ -180,7 +333,7 @@ def test_a_full_disk_ends_the_run_with_a_message_and_keeps_the_checkpoint(half_r
     message = log.read_text()
     assert 1 <= len(message.strip().splitlines()) <= 2, message
     assert "too large" in message
-    assert "nothing saved before" in message
+    assert "intact" in message
     assert read_metrics(run)[:2] == metrics
     assert snapshot(run / "checkpoint") == checkpoint
     find_checkpoint(run)
@@ -226,7 +379,7 @@ def test_a_step_that_is_not_finite_is_refused(tiny_model, chain, small, where, b
     assert learner.version == version
 
 
-def test_a_run_with_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
+def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(
     half_run, monkeypatch, capsys
 ):  # fmt: skip
     import minivapo.vapo as vapo

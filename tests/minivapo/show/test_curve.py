@@ -2,7 +2,7 @@
 
 import math
 
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from minivapo.show.curve import BOTTOM, LEFT, POINTS_OF_ALL, RIGHT, TOP, picture, points_a_line, ticks
@@ -42,6 +42,7 @@ def test_lines_stay_within_the_picture_and_keep_their_order(lines, unit, points)
 
 
 @given(NUMBERS, NUMBERS)
+@example(0.0, 5e-324)
 def test_ticks_are_round_and_within(a, b):
     low, high = min(a, b), max(a, b)
     assume(high - low > 1e-6 * max(abs(low), abs(high)))

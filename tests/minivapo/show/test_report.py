@@ -1,7 +1,11 @@
-"""The report: what it reads, how it compares runs, and what a real browser makes of the page."""
+"""The report: what it reads, how it compares runs, and what a real browser makes of the page.
+
+One long file, since all of it looks at one report, which is made once.
+"""
 
 import base64
 import gzip
+import html
 import json
 import math
 import random
@@ -13,8 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from browser import chromium
-from playwright.sync_api import sync_playwright
+from browser import PATIENCE
 
 from minivapo.interfaces import UserError
 from minivapo.runs import evaluation
@@ -109,17 +112,12 @@ def test_every_metric_of_the_sources_is_explained():
     names = set(re.findall(rf'[^f]"((?:{groups})/[a-z_0-9]+)"', source))
     assert {"reward/accuracy", "value/explained_variance", "time/cpu_seconds"} <= names
     assert [n for n in names if explain(n) is None] == []
-    # "samples.jsonl"-like words are not metrics; clock names and update's sums are built from parts
-    for part in re.findall(r'clock\("(\w+)"\)', source):
-        assert explain(f"time/{part}"), part
-    for part in re.findall(r'sums\["(\w+)"\]', source.split("def actor_loss")[1].split("def critic_loss")[0]):
-        assert explain(f"actor/{part}"), part
 
 
 def test_metric_explanations_are_complete_and_make_a_page():
     for name, info in METRICS.items():
         assert info.title and info.meaning.endswith("."), name
-        assert name.partition("/")[0] in GROUPS or "/" not in name
+    assert {name.partition("/")[0] for name in METRICS} == GROUPS.keys() | {"step", "samples"}
     assert all(explain(name) for name in HEADLINES)
     assert "third" in explain("value/explained_variance_q3").meaning
     assert explain("value/explained_variance_q9") is None and explain("no/such") is None
@@ -260,6 +258,13 @@ def test_stays_below_5_mb_with_many_runs_and_long_responses(tmp_path):
     assert max(len(s["x"]) for c in data["charts"] for s in c["series"]) <= 402
 
 
+def test_a_report_of_one_run_tells_what_happened(tmp_path):
+    runs = [make_run(tmp_path / name) for name in "ab"]
+    [text] = told(runs[:1])["stories"]
+    assert f'<p id="story">{text}</p>' in html.unescape(report.make_report(runs[:1]).read_text())
+    assert told(runs)["stories"] == []
+
+
 def test_evaluations_of_a_run_are_in_its_report(tmp_path):
     run = make_run(tmp_path / "run")
     assert told([run])["evaluations"] == []
@@ -302,9 +307,9 @@ def add_evaluation(run, name="aime2024"):
         for i in range(3)
     ]  # fmt: skip
     settings = evaluation.Settings(
-        model="run", weights="0", task=name, problems=3, problems_hash="0", samples=4, temperature=1.0, top_p=0.7,
-        max_new_tokens=40, max_prompt_tokens=200, stop=(), seed=0, sampler="vllm", sample_batch=8, dtype="float32",
-        device="cpu",
+        model="run", weights="0", files="0", stop_ids=(2,), task=name, problems=3, problems_hash="0", samples=4,
+        temperature=1.0, top_p=0.7, max_new_tokens=40, max_prompt_tokens=200, stop=(), seed=0, sampler="vllm",
+        sample_batch=8, dtype="float32", device="cpu",
     )  # fmt: skip
     evaluation.write_result(run / f"eval-{settings.key}.json", evaluation.summarise(settings, records), 1.0)
 
@@ -375,7 +380,7 @@ def test_embedded_text_cannot_leave_its_element(tmp_path):
         ("/home/ada/models/base", "…/models/base"),
         ("/home/ada", "…/ada"),
         ("/root/base", "…/base"),
-        ("~/work/base", "…/base"),
+        ("~/models/base", "…/base"),
         ("file:///home/ada/data/test.jsonl", "…/data/test.jsonl"),
         ("gsm8k:/home/ada lovelace/data/test.jsonl", "gsm8k:…/data/test.jsonl"),
         ("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B"),
@@ -434,49 +439,6 @@ def test_policy_allows_the_reports_own_scripts_only(tmp_path):
 # ---------------------------------------------------------------------------------------------------------
 # In a real browser
 # ---------------------------------------------------------------------------------------------------------
-
-PATIENCE = 240_000  # milliseconds: a busy machine is slow, and slow is not wrong
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--no-first-run",
-]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium; `tests/conftest.py` leaves out what uses it where there is none."""
-    with sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=chromium(), args=FLAGS)
-        yield started
-        started.close()
-
-
-@pytest.fixture
-def show(browser):
-    """Opens a report; the page's errors, policy violations and requests fail the test."""
-    pages = []
-
-    def open_(path, **options):
-        context = browser.new_context(viewport={"width": 1280, "height": 900}, **options)
-        page = context.new_page()
-        page.set_default_timeout(PATIENCE)
-        page.problems, page.requests = [], []
-        page.on("pageerror", lambda error: page.problems.append(str(error)))
-        page.on("console", lambda m: page.problems.append(m.text) if m.type in ("error", "warning") else None)
-        page.on("request", lambda request: page.requests.append(request.url))
-        page.goto(path.resolve().as_uri())
-        page.wait_for_selector("html[data-ready]")
-        pages.append(page)
-        return page
-
-    yield open_
-    for page in pages:
-        assert page.problems == []
-        assert [url for url in page.requests if not url.startswith(("file:", "data:", "blob:"))] == []
-        page.context.close()
 
 
 @pytest.fixture(scope="module")
@@ -696,6 +658,21 @@ def test_samples_table_leads_to_the_explorer(show, two_settings):
     page.locator("#samples-table button").first.click()
     assert "right" in page.locator("#x-facts").inner_text()
     assert page.evaluate("document.activeElement.classList.contains('token')")
+
+
+def test_the_samples_can_be_searched(show, two_settings):
+    page = show(two_settings[1])
+    rows, found = page.locator("#samples-table tbody tr"), page.locator("#s-found")
+    kept = int(page.locator("#samples-lead").inner_text().split()[0])
+    texts = page.locator("#samples-table tbody td:nth-last-child(2)")
+    wanted = max((text for text in texts.all_inner_texts() if "…" not in text), key=len)
+    page.fill("#s-search", wanted.upper())
+    assert all(wanted in text for text in texts.all_inner_texts())
+    assert 1 <= int(found.inner_text().removesuffix(" found")) < kept
+    page.fill("#s-search", "no such words")
+    assert rows.count() == 0 and found.inner_text() == "0 found"
+    page.fill("#s-search", "")
+    assert rows.count() == min(kept, 25) and found.inner_text() == ""
 
 
 def test_narrow_screens_do_not_scroll_sideways(browser, two_settings):

@@ -17,7 +17,7 @@ from minivapo.tasks.chain import Chain
 from minivapo.vapo import PRESETS, pretrain_critic
 
 
-def test_a_row_is_a_preset_with_changes_on_the_constants_of_the_table():
+def test_a_row_is_a_preset_with_changes_on_the_constants():
     overrides = {"actor_lr": 7e-5, "group_size": 4}
     plain = ablate.row_config("vapo-wo-group-sampling", 3, overrides)
     assert (plain.actor_lr, plain.group_size, plain.seed) == (7e-5, 1, 3)

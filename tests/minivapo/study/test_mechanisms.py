@@ -1,6 +1,5 @@
 """The measurements agree with definitions that can be checked by hand, and are fair where they are random."""
 
-import dataclasses
 import math
 
 import pytest
@@ -9,7 +8,7 @@ import torch
 from minivapo.interfaces import Problem, Rollout, derive_seed
 from minivapo.local import LocalEngine
 from minivapo.study import mechanisms as m
-from minivapo.vapo import PRESETS, collect, gae, length_adaptive_lambda
+from minivapo.vapo import collect, gae, length_adaptive_lambda
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +51,7 @@ def test_continuations_are_whole_responses_of_the_policy(engine, chain, rollout)
     assert torch.equal(found.rewards.nonzero()[:, 1], found.last[found.correct])
 
 
-def test_a_continuation_is_cut_at_the_length_limit_of_the_whole_response(engine, chain, rollout):
+def test_a_continuation_ends_at_the_limit_of_the_response(engine, chain, rollout):
     limit = engine.sampler.max_new_tokens
     label = engine.tokenizer.convert_tokens_to_ids("A")
     found = m.continue_prefixes(engine, chain, [rollout.problems[0]], [[label] * (limit - 1)], n=4, seed=0)
@@ -220,16 +219,6 @@ def test_probability_ceiling():
     assert found.tolist() == pytest.approx([0.0128, 1.0])
 
 
-def test_clipped_share():
-    rollout = make([4], [True])
-    rollout.old_logprobs = torch.tensor([[0.1, 0.1, 0.5, 0.5]]).log()
-    rollout.advantages = torch.tensor([[1.0, -1.0, 1.0, -1.0]])
-    now = rollout.old_logprobs + torch.tensor([[1.25, 1.25, 1.0, 0.7]]).log()
-    assert m.clipped_share(now, rollout, 0.2, 0.2) == pytest.approx({"low": 0.25, "high": 0.25, "old_probability": 0.1})
-    wide = m.clipped_share(now, rollout, 0.2, 0.28)
-    assert wide["high"] == 0 and math.isnan(wide["old_probability"])
-
-
 def test_mixed_share_and_its_estimate():
     assert m.mixed_share(0.02, 16) == pytest.approx(1 - 0.02**16 - 0.98**16)
     # of 4 samples 1 is right: 3 of the 6 pairs are mixed
@@ -267,9 +256,3 @@ def test_tables_are_read_without_their_comment(tmp_path):
     path.write_text("# command; commit\nprompt,answer,x\n4 A inc ?,5,0.5\n")
     assert m.read_table(path) == [{"prompt": "4 A inc ?", "answer": 5.0, "x": 0.5}]
     assert m.read_problems(path) == [Problem("4 A inc ?", "5", "4 A inc ?")]
-
-
-def test_every_preset_field_survives_fit_critic():
-    """fit_critic rebuilds the config by its fields: they must all be arguments."""
-    config = PRESETS["vapo"]
-    assert dataclasses.replace(config) == type(config)(**vars(config))

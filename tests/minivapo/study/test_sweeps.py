@@ -7,18 +7,33 @@ import numpy as np
 import pytest
 
 from minivapo.interfaces import UserError
-from minivapo.study.sweeps import SWEEPS, machinery
+from minivapo.study.sweeps import STUDIES, SWEEPS, machinery
 from minivapo.study.sweeps.rare_choice import ROLLOUTS, rollouts_to_half
 
-CASES = [(sweep, point) for sweep in SWEEPS.values() for point in sweep.points]
+CASES = [(sweep, point) for sweep in STUDIES.values() for point in sweep.points]
 
 
 @pytest.mark.parametrize(("sweep", "point"), CASES)
 def test_arms_differ_and_share_their_constants(sweep, point):
     configs = [machinery.run_config(sweep, machinery.Run(sweep.name, point, arm, 3)) for arm in sweep.arms]
-    assert len(set(configs)) == len(configs)
+    learned = [c for c, arm in zip(configs, sweep.arms, strict=True) if arm not in sweep.critics]
+    assert len(set(learned)) == len(learned)
     assert {c.seed for c in configs} == {3}
-    assert len({c.actor_lr for c in configs}) == 1
+    shared = {(c.actor_lr, c.critic_lr) for c in configs}
+    assert len(shared) == 1
+
+
+@pytest.mark.parametrize("sweep", STUDIES.values(), ids=lambda sweep: sweep.name)
+def test_further_rates_change_nothing_but_the_rates(sweep):
+    point = sweep.points[0]
+    extra = sweep.names[len(sweep.arms) :]
+    assert len(extra) == sweep.bracketed * len(sweep.rates)
+    for name in extra:
+        arm, rate = name.split(machinery.RATE)
+        own, other = (machinery.run_config(sweep, machinery.Run(sweep.name, point, a, 3)) for a in (arm, name))
+        assert other.actor_lr == float(rate) != own.actor_lr
+        assert other.critic_lr / other.actor_lr == pytest.approx(own.critic_lr / own.actor_lr)
+        assert dataclasses.replace(other, actor_lr=own.actor_lr, critic_lr=own.critic_lr) == own
 
 
 @pytest.mark.parametrize(("sweep", "point"), CASES)
@@ -50,7 +65,9 @@ def tiny():
     sweep = SWEEPS["group-sampling"]
     small = {"batch_size": 16, "mini_batch": 16, "steps": 2, "value_pretrain_steps": 1}
     constants = sweep.constants
-    return dataclasses.replace(sweep, points=(4,), constants=lambda x: constants(x) | small, base_steps=10)
+    return dataclasses.replace(
+        sweep, points=(4,), constants=lambda x: constants(x) | small, base=machinery.Base(steps=10), rates=()
+    )
 
 
 def test_a_sweep_keeps_what_is_done_and_writes_its_csv(tiny, tmp_path):

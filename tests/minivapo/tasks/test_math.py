@@ -1,4 +1,7 @@
-"""Data of the mathematics tasks: real loaders on small files, a real tokenizer, no network."""
+"""Data of the mathematics tasks: real loaders on small files, a real tokenizer, no network.
+
+One long file, since most of it is tables of layouts and refusals for the same few fixtures.
+"""
 
 import json
 import os
@@ -21,8 +24,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from minivapo.interfaces import UserError
-from minivapo.tasks import math as math_tasks
-from minivapo.tasks.math import MATH_TASKS, SOURCES, bare_question, make_math_task, question_key, render
+from minivapo.tasks.math import MATH_TASKS, make_math_task
+from minivapo.tasks.prompts import bare_question, question_key, render
+from minivapo.tasks.sources import SOURCES
+from minivapo.tasks.verifier import Verifier
 
 TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}<|assistant|>"
 
@@ -48,7 +53,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def verifier():
-    with math_tasks.Verifier(workers=1) as verifier:
+    with Verifier(workers=1) as verifier:
         yield verifier
 
 
@@ -229,6 +234,17 @@ def task(tmp_path_factory, verifier):
     return make_math_task(f"gsm8k:{path}", held_out=0.2, verifier=verifier)
 
 
+def test_a_whole_file_for_evaluation_and_long_prompts_counted(tmp_path, tokenizer, verifier):
+    rows = [*gsm8k_rows(40), {"question": "How many eggs? " * 60, "answer": "#### 1"}]
+    path = write(tmp_path / "gsm8k.jsonl", rows)
+    whole = make_math_task(f"gsm8k:{path}", held_out=1.0, verifier=verifier)
+    assert len(whole.test) == 41 and whole.left_out == 0
+    with pytest.raises(UserError, match="for evaluation only"):
+        whole.train_problems(0, 1, 0)
+    short = make_math_task(f"gsm8k:{path}", held_out=1.0, tokenizer=tokenizer, max_prompt_tokens=200, verifier=verifier)
+    assert len(short.test) == 40 and short.left_out == short.report.overlong == 1
+
+
 def test_held_out_problems_are_never_trained_on(task):
     size = len(task.train)
     assert set(stream(task, 0, 5 * size)) == {p.id for p in task.train}
@@ -308,10 +324,10 @@ def bad_files(folder):
         (f"gsm8k:{folder / 'rows.csv'}", r"expected .parquet or .jsonl"),
         (f"gsm8k:{folder}", "no train and test files"),
         (f"aime2024:{folder}", "a folder; give a file"),
-        (f"jsonl:{folder / 'text.jsonl'}", "line 2: not JSON"),
-        (f"jsonl:{folder / 'bytes.jsonl'}", "line 1: not JSON"),
-        (f"jsonl:{folder / 'array.json'}", "line 1: not JSON; a jsonl file has one object a line"),
-        (f"jsonl:{folder / 'list.jsonl'}", "line 1: a list"),
+        (f"jsonl:{folder / 'text.jsonl'}", "line 2: no JSON object"),
+        (f"jsonl:{folder / 'bytes.jsonl'}", "line 1: no JSON object"),
+        (f"jsonl:{folder / 'array.json'}", "line 1: no JSON object; a jsonl file has one a line"),
+        (f"jsonl:{folder / 'list.jsonl'}", "line 1: no JSON object"),
         (f"jsonl:{folder / 'surrogate.jsonl'}", "not valid Unicode"),
         (f"jsonl:{folder / 'empty.jsonl'}", "no problems are left"),
         ("jsonl", "jsonl:PATH"),
@@ -331,6 +347,64 @@ def bad_files(folder):
     ]
 
 
+def answers_of(path, verifier, name="jsonl"):
+    task = make_math_task(f"{name}:{path}", template="none", verifier=verifier)
+    return {problem.prompt: problem for problem in task.train + task.test}, task
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_a_gold_that_is_a_list_is_a_set(tmp_path, suffix, verifier):
+    rows = [{"prompt": f"Roots {i}?", "answer": [1 + i, 2]} for i in range(3)] + [{"prompt": "One?", "answer": [7]}]
+    problems, task = answers_of(write(tmp_path / f"rows{suffix}", rows), verifier)
+    assert problems["One?"].answer == "7"
+    responses = [r"\boxed{2, 3}", r"\boxed{\{3, 2\}}", r"\boxed{3}", r"\boxed{[2, 3]}", r"\boxed{2.5}"]
+    assert task.judge([problems["Roots 2?"]] * 5, responses) == [True, True, False, False, False]
+
+
+@pytest.mark.parametrize("answer", [{"value": 5}, [[1, 2], 3], [{"a": 1}], [None]])
+def test_a_gold_of_another_kind_is_refused_with_its_line(tmp_path, answer, verifier):
+    rows = [{"prompt": "a", "answer": 1}, {"prompt": "b", "answer": answer}]
+    with pytest.raises(UserError, match=r"rows.jsonl, line 2: the answer must be a text, a number or a list of these"):
+        answers_of(write(tmp_path / "rows.jsonl", rows), verifier)
+
+
+def test_a_gold_of_bytes_is_refused_with_its_row(tmp_path, verifier):
+    path = write(tmp_path / "rows.parquet", [{"prompt": "a", "answer": b"5"}, {"prompt": "b", "answer": b"6"}])
+    with pytest.raises(UserError, match=r"row 1: the answer must be a text.*not bytes"):
+        answers_of(path, verifier)
+
+
+def test_layouts_of_verl_and_their_text(tmp_path, verifier):
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Find it."}]
+    parts = [{"role": "user", "content": [{"type": "text", "text": "Find "}, {"type": "text", "text": "them."}]}]
+    truth = {"ground_truth": "5", "style": "rule"}
+    rows = [
+        {"prompt": ["Add them."], "reward_model": truth},
+        {"prompt": chat, "reward_model": {"ground_truth": ["5"]}},
+        {"prompt": json.dumps([{"role": "user", "content": "Take it."}]), "reward_model": json.dumps(truth)},
+        {"prompt": parts, "reward_model": truth},
+        {"prompt": "Plain.", "reward_model": truth},
+    ]
+    for name in ("dapo-math", "jsonl"):
+        problems, _ = answers_of(write(tmp_path / "rows.jsonl", rows), verifier, name)
+        assert set(problems) == {"Add them.", "Find it.", "Take it.", "Find them.", "Plain."}
+        assert {problem.answer for problem in problems.values()} == {"5"}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": ["a", "b"], "reward_model": {"ground_truth": 1}}, "line 1: the question must be a text or a list"),
+        ({"prompt": {"text": "a"}, "answer": 1}, "line 1: the question must be a text or a list of chat messages"),
+        ({"prompt": "a", "reward_model": "rule"}, "line 1: the column reward_model needs an object with ground_truth"),
+        ({"prompt": "a", "reward_model": {"style": "x"}}, "line 1: the column reward_model needs an object with"),
+    ],
+)
+def test_what_is_no_question_or_no_truth_is_said(tmp_path, row, message, verifier):
+    with pytest.raises(UserError, match=message):
+        answers_of(write(tmp_path / "rows.jsonl", [row, row]), verifier)
+
+
 def test_bad_files_are_refused_in_one_line(tmp_path, verifier):
     for spec, message in bad_files(tmp_path):
         with pytest.raises(UserError) as refusal:
@@ -345,7 +419,7 @@ def test_bad_files_are_refused_in_one_line(tmp_path, verifier):
         ({"template": "chat"}, "no tokenizer was given"),
         ({"template": "few-shot"}, "no prompt template 'few-shot'"),
         ({"max_prompt_tokens": 10}, "needs a tokenizer"),
-        ({"held_out": 1.0}, "between 0 and 1"),
+        ({"held_out": 1.1}, "between 0 and 1"),
     ],
 )
 def test_bad_options_are_refused_before_reading(options, message):

@@ -69,4 +69,4 @@ def test_attention_it_does_not_know_is_refused():
 
     x = torch.zeros(1, 2, 4, 8)
     with pytest.raises(UserError, match="sliding_window"):
-        attend(None, x, x, x, None, cu_seq_lens_q=torch.tensor([0, 4]), sliding_window=2)
+        attend(None, x, x, x, None, cu_seq_lens_q=torch.tensor([0, 4]), max_length_q=4, sliding_window=2)

@@ -1,8 +1,8 @@
 """The plan: exact counts, the formulas of ZeRO, monotony, advice that is true, and every shipped config."""
 
-import dataclasses
 import importlib.util
 import json
+import re
 import time
 from pathlib import Path
 
@@ -135,7 +135,28 @@ def test_zero_formulas(stage, dtype, offload):
     assert memory.get(("actor", "optimizer"), 0) == (0 if offload else 12 * n / 8)
     assert memory.get(("actor", "gradients"), 0) == (4 * n / 8 if stage == 3 and not offload else 0)
     asleep = 8 * sampler_weights(setup)
-    assert host_memory(setup) - asleep == (OFFLOADED * (n + setup.critic.parameters) if offload else 0)
+    pinned = host_memory(setup) / setup.assume.pinned_rounding
+    assert pinned - asleep == pytest.approx(OFFLOADED * (n + setup.critic.parameters) if offload else 0, abs=1e3)
+
+
+def test_offload_is_suggested_only_where_the_machine_holds_it():
+    """32B on one machine: 1,300 GiB of state, which pinned buffers may double, in 1,863 GiB."""
+    result = plan(read_job("scaled/configs/qwen2.5-32b-64gpu.yaml", ["ranks=8"]))
+    assert not result.fits and result.suggestions
+    machine = GPUS["h100-80"].host_memory / GIB
+    for text in result.suggestions:
+        said = re.search(r"([\d.]+) GiB of CPU memory per machine", text)
+        assert said is None or float(said[1]) <= machine
+    assert not any(text.startswith("offload_optimizer: true: fits") for text in result.suggestions)
+
+
+def test_saving_is_counted_and_stays_within_its_share():
+    result = plan(read_job("scaled/configs/qwen2.5-32b-64gpu.yaml"))
+    told = result.to_dict()
+    n = sum(shape.parameters for _, shape in result.setup.learners)
+    assert told["checkpoint_bytes"] == 14 * n  # the 0.9 TB of docs/cluster.md
+    others = sum(x for name, x in result.run.items() if name != "saving")
+    assert 0 < result.run["saving"] <= others / 19 * 1.001
 
 
 def test_parts_add_up():
@@ -307,7 +328,7 @@ def test_command(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--tokn-budget", "1"], "unknown key 'tokn_budget'; did you mean 'token_budget'"),
+        (["--tokn-budget", "1"], "--tokn-budget, 1; perhaps you meant --token-budget"),
         (["--gpu", "h900"], "unknown GPU"),
         (["--ranks", "7"], "multiple of the 7 ranks"),
         (["--model", "no/such"], "no shape known"),
@@ -373,7 +394,7 @@ def test_the_error_that_the_plan_states_is_the_measured_one():
             group = "memory at rest"
         errors[group].append(100 * float(row["error"]))
     for planned, measured in (map(max, zip(*pairs, strict=True)) for pairs in phases.values()):
-        errors["memory at the worst moment"].append(100 * (planned - measured) / measured)
+        errors["memory at peak"].append(100 * (planned - measured) / measured)
     assert errors.keys() == ERRORS.keys()
     for name, (low, high) in ERRORS.items():
         assert low <= min(errors[name]) < low + 1.5 and high - 1.5 < max(errors[name]) <= high, name
@@ -394,11 +415,12 @@ def test_ranks_that_share_rows_need_less_each():
     assert "sequence_parallel: 2 and token_budget: 10256" in advice
 
 
-def test_gpu_table_is_sane():
-    for gpu in GPUS.values():
-        assert gpu.memory / GIB == pytest.approx(float(gpu.name.rpartition("-")[2]), rel=0.03)
-        assert gpu.bandwidth > gpu.link >= gpu.network or gpu.network <= gpu.link
-        assert dataclasses.asdict(gpu)["flops"] > 5e13
+@pytest.mark.parametrize("name", GPUS)
+def test_a_gpu_has_the_memory_of_its_name(name):
+    gpu = GPUS[name]
+    assert gpu.memory / GIB == pytest.approx(float(name.rpartition("-")[2]), rel=0.03)
+    assert gpu.flops > gpu.bandwidth > gpu.link > gpu.network
+    assert gpu.bandwidth > gpu.host_bandwidth
 
 
 def test_the_page_says_what_the_plan_says_now():

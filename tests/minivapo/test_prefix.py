@@ -1,0 +1,77 @@
+"""A prompt computed once for all its responses gives the numbers and gradients of the plain pass, in every family."""
+
+import math
+
+import pytest
+import torch
+from toy_models import ARCHITECTURES, make_toy
+
+from minivapo import prefix
+from minivapo.critics import value_head
+from minivapo.interfaces import Sample, make_rollout
+from minivapo.loading import load_actor, load_critic
+from minivapo.local import LocalLearner
+from minivapo.vapo import Config, actor_loss, critic_loss
+
+STATES = {
+    "Qwen 3.5", "Qwen 3 Next", "Granite 4 hybrid", "Falcon H1", "LFM 2", "Mamba", "Mamba 2", "Jamba",
+}  # fmt: skip
+"""Families that remember more than keys and values: their prompts are computed for each response."""
+
+
+def rollout_of(prompt_lengths, lengths, of):
+    """Random prompts, the one of each row, and random responses."""
+    g = torch.Generator().manual_seed(0)
+    prompts = [torch.randint(5, 250, (n,), generator=g).tolist() for n in prompt_lengths]
+    samples = [Sample(torch.randint(5, 250, (n,), generator=g).tolist(), [-1.0] * n, True) for n in lengths]
+    rollout = make_rollout([prompts[i] for i in of], samples, of, 0)
+    rollout.advantages = torch.randn(rollout.tokens.shape, generator=g, dtype=torch.float64) * rollout.mask
+    rollout.returns, rollout.values = rollout.advantages, torch.zeros_like(rollout.advantages)
+    rollout.old_logprobs = rollout.sampled_logprobs - 1.0
+    return rollout
+
+
+ROLLOUT = ([3, 14, 9], [5, 1, 8, 12, 2, 7], [0, 0, 1, 1, 1, 2])
+
+
+def pass_of(model, kind, rollout, monkeypatch, pays):
+    """(outputs on response tokens, gradient) with prompts shared or not."""
+    monkeypatch.setattr(prefix, "PAYS", pays)
+    learner = LocalLearner(model, kind, Config(batch_size=8, mini_batch=8, max_grad_norm=1e12))
+    counts = {"tokens": float(rollout.mask.sum()), "responses": float(len(rollout)), "positive_tokens": 1.0}
+    found = learner.forward(rollout)
+    learner.step(rollout, (actor_loss if kind == "actor" else critic_loss)(learner.config, counts), 0.0)
+    gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    return {name: x[rollout.mask] for name, x in found.items()}, gradient
+
+
+@pytest.fixture
+def exact(float64, monkeypatch):
+    """float64 throughout: norms of transformers go through float32, which rounds at another place."""
+    monkeypatch.setattr(torch, "float32", torch.float64)
+    monkeypatch.setattr(torch, "float", torch.float64)
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+
+
+@pytest.mark.usefixtures("exact")
+@pytest.mark.parametrize("kind", ["actor", "critic"])
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in STATES])
+def test_numbers_and_gradients_are_those_of_the_plain_pass(name, kind, tmp_path, monkeypatch):
+    folder = make_toy(name, tmp_path)
+    model = (load_actor if kind == "actor" else load_critic)(folder).double()
+    model.set_experts_implementation("eager")  # the other one knows no float64
+    if kind == "critic":
+        torch.nn.init.normal_(value_head(model).weight, std=0.5, generator=torch.Generator().manual_seed(1))
+    rollout = rollout_of(*ROLLOUT)
+    assert LocalLearner(model, kind, Config()).shares
+    plain, gradient = pass_of(model, kind, rollout, monkeypatch, 0.0)
+    shared, found = pass_of(model, kind, rollout, monkeypatch, math.inf)
+    assert gradient.norm() > 1e-3
+    for key, x in plain.items():
+        torch.testing.assert_close(shared[key], x, rtol=0, atol=1e-10)
+    torch.testing.assert_close(found, gradient, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", sorted(STATES))
+def test_a_state_is_never_shared(name, tmp_path):
+    assert not prefix.attends_only(load_actor(make_toy(name, tmp_path)))
