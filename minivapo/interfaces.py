@@ -208,7 +208,11 @@ class Gae(Protocol):
 
 
 class Task(Protocol):
-    """Where prompts come from and who judges the responses."""
+    """Where prompts come from and who judges the responses.
+
+    For people it may also have `about`, a sentence or two on what is asked, and `example()`, a problem and a right
+    response; for the explorer `first_error(problem, words)`, the place of a response's first error.
+    """
 
     name: str
     stop: tuple[str, ...]
@@ -332,6 +336,8 @@ class Engine(Protocol):
     progress: Progress
     rollout: Rollout | None
     """The last rollout, for those who watch."""
+    evaluated: Sequence[Any]
+    """This rank's responses (`minivapo.responses.Response`) in the last evaluation, for those who watch."""
 
     @property
     def config(self) -> object:

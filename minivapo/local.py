@@ -441,6 +441,7 @@ class LocalEngine:
         self.config = config
         self.progress = Progress()
         self.rollout: Rollout | None = None
+        self.evaluated: Sequence[Any] = ()
         self.tokenizer = load_tokenizer(model)
         lengths = (config.max_prompt_tokens, config.max_new_tokens)
         check_fit(load_shape(model), model, self.tokenizer, *lengths)

@@ -842,7 +842,7 @@ def evaluate(config: Config, task: Task, engine: Engine) -> Metrics:
         max_prompt_tokens=config.max_prompt_tokens, timeout=config.verifier_timeout,
         temperature=config.eval_temperature, top_p=config.eval_top_p,
     )  # fmt: skip
-    responses = respond(task, problems, engine.tokenizer, engine.sampler, draw)
+    responses = engine.evaluated = respond(task, problems, engine.tokenizer, engine.sampler, draw)
     totals = {
         "n": float(len(responses)),
         "accuracy": float(sum(r.verdict is True for r in responses)),

@@ -58,6 +58,7 @@ class ScaledEngine:
         self.progress = Progress()
         self.gae: Gae = gae
         self.rollout: Rollout | None = None
+        self.evaluated: Sequence[Any] = ()
         model = locate(model, "actor")
         self.tokenizer = load_tokenizer(model)
         start = locate(critic_source(config.critic_init, model, critic), "critic")

@@ -143,7 +143,9 @@ def compare_with_page(run):
     assert said("Files") == {path.name for path in run.iterdir() if not path.name.startswith("eval-")}
     assert said("checkpoint/") == {path.name for path in (run / "checkpoint").iterdir()}
     assert said("config.json") == json.loads((run / "config.json").read_text()).keys()
-    assert said("A line of samples.jsonl") == json.loads((run / "samples.jsonl").read_text().partition("\n")[0]).keys()
+    for name in ("samples.jsonl", "held_out.jsonl"):
+        assert said(f"A line of {name}") == json.loads((run / name).read_text().partition("\n")[0]).keys()
+    assert said("task.json") == json.loads((run / "task.json").read_text()).keys()
 
 
 def test_the_plan_works_after_the_installation_of_the_readme(tmp_path):

@@ -192,7 +192,8 @@ def run(args: Arguments) -> int:
     probe(engine, task.train_problems(0, PROBLEMS, args.config.seed), start.config)  # before there is a folder
     if folder is None:
         folder, resume = start_folder(args, model), False
-        print(introduction(args.config, args.task, args.preset, first, folder), flush=True)
+        about = getattr(task, "about", "")
+        print(introduction(args.config, args.task, args.preset, first, folder, about), flush=True)
     else:
         resume = True
         record_changes(folder, args.config, machine=machine(args))

@@ -54,7 +54,7 @@ def branch(source: Path, step: int | None, run: Path, config: Config, info: dict
         run.mkdir(parents=True, exist_ok=True)
         with run_lock(run):
             refuse_a_run(run)
-            for name in ("metrics.jsonl", "samples.jsonl"):  # resuming cuts off what came after the checkpoint
+            for name in ("metrics.jsonl", "samples.jsonl", "held_out.jsonl"):  # resuming cuts what came later
                 if (source / name).exists():
                     shutil.copyfile(source / name, run / name)
             shutil.copytree(state, run / CHECKPOINT, copy_function=link)

@@ -9,15 +9,14 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from minivapo.interfaces import Engine, Metrics, Problem, Rollout, Task, UserError
+from minivapo.interfaces import Engine, Metrics, Task, UserError
 from minivapo.probe import check_gap
-from minivapo.responses import training_problem
 from minivapo.runs.checkpoint import (
     CHECKPOINT,
     SaveTimer,
@@ -30,6 +29,7 @@ from minivapo.runs.checkpoint import (
 )
 from minivapo.runs.folder import keep_lines, read_metrics
 from minivapo.runs.lock import run_lock
+from minivapo.runs.records import held_out_records, sample_records, write_task
 from minivapo.vapo import Config, train
 
 
@@ -60,17 +60,19 @@ def run_training(
     writer = engine.world.rank == 0
     with run_lock(run) if writer else contextlib.nullcontext():
         spent = restore(engine, run, save_every, keep) if resume else 0.0
+        if writer:
+            write_task(run, task, config.seed)
         begun = time.process_time()
         timer = SaveTimer(save_every, engine.world)
         for metrics in train(config, task, engine):
             metrics["time/cpu_seconds"] = spent + time.process_time() - begun
             if writer:
-                with (run / "metrics.jsonl").open("a") as file:
-                    file.write(json.dumps(metrics) + "\n")
-                if engine.rollout is not None and metrics["step"] > 0:
-                    with (run / "samples.jsonl").open("a") as file:
-                        for record in sample_records(engine, task, int(metrics["step"]), config):
-                            file.write(json.dumps(record) + "\n")
+                step = int(metrics["step"])
+                append(run / "metrics.jsonl", [metrics])
+                if "eval/accuracy" in metrics:
+                    append(run / "held_out.jsonl", held_out_records(engine, step, config.eval_samples))
+                if engine.rollout is not None and step > 0:
+                    append(run / "samples.jsonl", sample_records(engine, task, step, config))
             check_gap(engine, metrics)
             is_rollout = engine.progress.lines > 1  # the first line is the evaluation of the base policy
             if timer.due(is_rollout) or 0 < config.steps == metrics["step"]:
@@ -78,6 +80,13 @@ def run_training(
             yield metrics
         if timer.rollouts:  # a run without steps ends in value-pretraining
             save(engine, run, keep, timer)
+
+
+def append(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Adds lines to a JSON-lines file."""
+    with path.open("a") as file:
+        for record in records:
+            file.write(json.dumps(record) + "\n")
 
 
 def save(engine: Engine, run: Path, keep: int, timer: SaveTimer) -> None:
@@ -109,7 +118,8 @@ def restore(engine: Engine, run: Path, save_every: int, keep: int) -> float:
             retire(run, keep)
         lines, step = engine.progress.lines, engine.progress.step
         keep_lines(run / "metrics.jsonl", lambda i, _: i < lines)
-        keep_lines(run / "samples.jsonl", lambda _, record: record["step"] <= step)
+        for name in ("samples.jsonl", "held_out.jsonl"):
+            keep_lines(run / name, lambda _, record: record["step"] <= step)
         metrics = read_metrics(run)
         spent = metrics[-1].get("time/cpu_seconds", 0.0) if metrics else 0.0
     barrier(engine)
@@ -128,68 +138,5 @@ def start_again(run: Path, save_every: int) -> None:
             f"{run} has {lines} lines of metrics but no checkpoint: it was removed. Put it back, or start a new run."
         )
     shutil.rmtree(run / "checkpoint.new", ignore_errors=True)
-    keep_lines(run / "metrics.jsonl", lambda *_: False)
-    keep_lines(run / "samples.jsonl", lambda *_: False)
-
-
-def sample_records(engine: Engine, task: Task, step: int, config: Config, count: int = 4) -> list[dict[str, Any]]:
-    """Some responses of the last rollout, right and wrong, of different lengths, with what is known of each token."""
-    rollout = engine.rollout
-    assert rollout is not None
-    order = sorted(range(len(rollout)), key=lambda i: (bool(rollout.correct[i]), int(rollout.lengths[i])))
-    picked = sorted({order[round(k * (len(order) - 1) / max(count - 1, 1))] for k in range(count) if order})
-    rows = rollout.rows(picked)
-    # Rows may have come here from another rank; the number of a prompt in the stream is enough to have it again.
-    problems = [training_problem(task, number, config.seed) for number in rows.group.tolist()]
-    # Only rank 0 writes samples, and a forward pass over several ranks needs them all.
-    after = engine.actor.forward(rows)["logprobs"] if engine.world.size == 1 else None
-    return [
-        response_record(rows, i, problem, after, engine.tokenizer, task, step, config)
-        for i, problem in enumerate(problems)
-    ]
-
-
-def response_record(
-    rollout: Rollout,
-    row: int,
-    problem: Problem,
-    after: torch.Tensor | None,
-    tokenizer: Any,
-    task: Task,
-    step: int,
-    config: Config,
-) -> dict[str, Any]:
-    """One response as a line of samples.jsonl; every list has one entry for each response token.
-
-    `after` holds the actor's log-probs [batch, time] after the step, where they are known.
-    """
-    columns = slice(int(rollout.totals[row] - rollout.lengths[row]), int(rollout.totals[row]))
-    ids = rollout.tokens[row, columns].tolist()
-    words = [tokenizer.decode([i]) for i in ids]
-
-    def part(x: torch.Tensor | None) -> list[float] | None:
-        return None if x is None else [round(v, 6) for v in x[row, columns].tolist()]
-
-    first_error = getattr(task, "first_error", None)
-    lam = getattr(rollout, "lam", None)
-    return {
-        "step": step,
-        "prompt": problem.prompt,
-        "answer": problem.answer,
-        "id": problem.id,
-        "correct": bool(rollout.correct[row]),
-        "terminated": bool(rollout.terminated[row]),
-        "tokens": words,
-        "token_ids": ids,
-        "logprobs": part(rollout.sampled_logprobs),
-        "old_logprobs": part(rollout.old_logprobs),
-        "new_logprobs": part(after),
-        "entropy": part(rollout.entropy),
-        "values": part(rollout.values),
-        "advantages": part(rollout.advantages),
-        "returns": part(rollout.returns),
-        "rewards": part(rollout.rewards),
-        "lam": None if lam is None else float(lam[row]),
-        "gamma": config.gamma,
-        "first_error": first_error(problem, words) if first_error and rollout.terminated[row] else None,
-    }
+    for name in ("metrics.jsonl", "samples.jsonl", "held_out.jsonl"):
+        keep_lines(run / name, lambda *_: False)

@@ -41,7 +41,7 @@ def phases(config: Config) -> list[str]:
     return found
 
 
-def introduction(config: Config, name: str, preset: str, problem: Problem, folder: Path) -> str:
+def introduction(config: Config, name: str, preset: str, problem: Problem, folder: Path, about: str = "") -> str:
     """What is said before a new run begins.
 
     Args:
@@ -50,8 +50,10 @@ def introduction(config: Config, name: str, preset: str, problem: Problem, folde
         preset: name of what the configuration started from.
         problem: one of those that the policy will see.
         folder: of the run.
+        about: what the task is, in a sentence or two.
     """
-    lines = [f"{preset} on {name}, seed {config.seed}; everything goes into {folder}", ""]
+    lines = [f"{preset} on {name}, seed {config.seed}; everything goes into {folder}"]
+    lines += [*([about] if about else []), ""]
     lines += [f"  {number}. {text}" for number, text in enumerate(phases(config), 1)]
     lines += ["", f"the policy sees: {shorten(problem.prompt)}", f"it should find:  {shorten(problem.answer, 80)}"]
     goal = "the goal: a higher held-out accuracy at the end than at the start"

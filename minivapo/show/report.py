@@ -31,10 +31,11 @@ from minivapo.files import write_atomically
 from minivapo.interfaces import UserError
 from minivapo.show.compare import curves, describe_run, differences, group_runs, preset_changes, summary
 from minivapo.show.curve import picture, points_a_line
+from minivapo.show.introduction import shorten
 from minivapo.show.metrics_info import GROUPS
-from minivapo.show.run_files import Run, portable, read_evaluations, read_run, read_samples
-from minivapo.show.story import story
-from minivapo.show.text import duration
+from minivapo.show.run_files import Run, portable, read_evaluations, read_run, read_samples, read_task
+from minivapo.show.story import before_and_after, story
+from minivapo.show.text import duration, figure
 
 LIMIT = 5_000_000
 """Bytes that a report stays below."""
@@ -89,7 +90,7 @@ def number(value: Any, digits: int = 3) -> str:
 
 def percent(value: Any) -> str:
     """A share as per cent, with one decimal."""
-    return f"{100 * value:.1f} %" if isinstance(value, int | float) and math.isfinite(value) else "–"
+    return figure(value, "%") if isinstance(value, int | float) and math.isfinite(value) else "–"
 
 
 def setting(value: Any) -> str:
@@ -130,7 +131,8 @@ def render(data: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "percent": percent, "duration": duration, "setting": setting}
+    environment.filters |= {"number": number, "percent": percent, "duration": duration}
+    environment.filters |= {"setting": setting, "shorten": shorten}
     points = points_a_line(data["charts"])
     charts = [{**chart, "index": i, "picture": picture(chart, points)} for i, chart in enumerate(data["charts"])]
     headings = dict.fromkeys([*GROUPS.values(), *(chart["heading"] for chart in charts)])
@@ -181,6 +183,8 @@ def report_data(runs: Sequence[Run], sample_bytes: int = SAMPLE_BYTES) -> dict[s
         "samples": samples,
         "evaluations": evaluations,
         "stories": [text for text in map(story, runs) if text] if len(runs) == 1 else [],
+        "task": read_task(runs[0]) if len({run.meta.get("task") for run in runs}) == 1 else {},
+        "pairs": before_and_after(runs[0]) if len(runs) == 1 else ("", []),
         "notices": list(dict.fromkeys(n for run in runs for n in run.notices)),
     }
 

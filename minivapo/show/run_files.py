@@ -13,8 +13,9 @@ from minivapo.interfaces import UserError
 from minivapo.show.notices import about_run
 from minivapo.show.thin import Thinned
 
-_SHOWN = ("logprobs", "old_logprobs", "new_logprobs", "entropy", "values", "advantages", "rewards")
+_SHOWN = ("logprobs", "old_logprobs", "new_logprobs", "entropy", "values", "true_values", "advantages", "rewards")
 _PER_TOKEN = (*_SHOWN, "token_ids", "returns")
+_HELD_OUT = ("step", "prompt", "answer", "correct", "terminated", "length", "response")
 _PER_RESPONSE = ("step", "prompt", "answer", "correct", "terminated", "lam", "gamma", "first_error")
 
 
@@ -99,6 +100,44 @@ def read_evaluations(run: Run) -> list[dict[str, Any]]:
             continue
         found.append({"run": run.name, "file": path.name, **row})
     return sorted(found, key=lambda row: row["date"])
+
+
+def read_task(run: Run) -> dict[str, str]:
+    """What the run's task is: `about`, and an example's `prompt`, `answer` and perhaps `response`; {} if unknown.
+
+    A file that says something else becomes a notice of the run.
+    """
+    path = run.path / "task.json"
+    if not path.is_file():
+        return {}
+    try:
+        found = read_object(path)
+    except UserError:
+        run.notices.append(f"{run.name}: task.json cannot be read and is left out.")
+        return {}
+    return {k: str(found[k]) for k in ("about", "prompt", "answer", "response") if found.get(k)}
+
+
+def read_held_out(run: Run) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The responses to the same held-out problems at the first and at the last evaluation, in one order.
+
+    Nothing where there was but one evaluation, or where lines are damaged, which becomes a notice of the run.
+    """
+    path, steps = run.path / "held_out.jsonl", dict[int, dict[str, dict[str, Any]]]()
+    if not path.is_file():
+        return [], []
+    try:
+        for row in each_object(path):
+            if row is not None:  # a half-written last line
+                steps.setdefault(int(row["step"]), {})[str(row["id"])] = {k: row[k] for k in _HELD_OUT}
+    except (UserError, KeyError, TypeError, ValueError):
+        run.notices.append(f"{run.name}: held_out.jsonl is damaged and is left out.")
+        return [], []
+    if len(steps) < 2:
+        return [], []
+    first, last = steps[min(steps)], steps[max(steps)]
+    both = [name for name in first if name in last]
+    return [first[name] for name in both], [last[name] for name in both]
 
 
 def read_samples(run: Run, budget: int) -> tuple[list[dict[str, Any]], int]:

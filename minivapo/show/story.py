@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from typing import Any
 
-from minivapo.show.run_files import Run
+from minivapo.show.run_files import Run, read_held_out
 from minivapo.show.text import duration, figure
 
 Line = dict[str, Any]
@@ -23,6 +24,32 @@ def story(run: Run) -> str:
         return ""
     whole = (cost(run, steps[-1]), accuracy(run, steps[-1]))
     return " ".join(filter(None, (*whole, lengths(steps), entropy(steps), critic(steps), clipped(steps))))
+
+
+def before_and_after(run: Run, most: int = 3) -> tuple[str, list[tuple[Line, Line]]]:
+    """Responses of the base and of the trained policy to the same held-out problems.
+
+    Args:
+        run: with a held_out.jsonl.
+        most: pairs wanted. Those come first whose verdict changed, for the better and for the worse in turn.
+
+    Returns:
+        A sentence that says how many of all verdicts changed, and the pairs; empty without two evaluations.
+    """
+    pairs = list(zip(*read_held_out(run), strict=True))
+    if not pairs:
+        return "", []
+    right = [sum(line.get("correct") is True for line in side) for side in zip(*pairs, strict=True)]
+    gained = [p for p in pairs if p[1].get("correct") is True and p[0].get("correct") is not True]
+    lost = [p for p in pairs if p[0].get("correct") is True and p[1].get("correct") is not True]
+    same = [p for p in pairs if p not in gained and p not in lost]
+    turns = [p for turn in itertools.zip_longest(gained, lost) for p in turn if p is not None]
+    text = (
+        f"Of {len(pairs)} held-out problems the base policy solved {right[0]} and the policy after step "
+        f"{pairs[0][1]['step']} {right[1]}: {len(gained)} gained, {len(lost)} lost. The random numbers were the same. "
+        "Those whose verdict changed come first, so the ones below are no fair sample."
+    )
+    return text, [*turns, *same][:most]
 
 
 def cost(run: Run, last: Line) -> str:

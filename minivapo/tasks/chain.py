@@ -83,6 +83,10 @@ class Chain(EmbeddedTask):
     """
 
     name = "chain"
+    about = (
+        "A small program turns one digit into another, step by step, and the last digit is wanted; the response writes "
+        "each step down. One slip, and all that follows starts from a wrong digit."
+    )
 
     def __init__(self, spec: ChainSpec | None = None) -> None:
         self.spec = spec or ChainSpec()
@@ -203,6 +207,10 @@ class Proof(Chain):
     """
 
     name = "proof"
+    about = (
+        "A small program turns one digit into another, step by step, and the response writes each step down. It is "
+        "right only if every line is, as a proof is."
+    )
 
     def __init__(self, spec: ChainSpec | None = None) -> None:
         super().__init__(

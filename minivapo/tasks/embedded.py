@@ -68,6 +68,15 @@ class EmbeddedTask:
         """Index of the response token where the reasoning first went wrong; None if nowhere or unknown."""
         return None
 
+    def example(self) -> tuple[Problem, str | None]:
+        """A short problem and a right response, to show people; None where no demonstration in a thousand is right."""
+        problem = min((self.draw(("example", i), held_out=False) for i in range(16)), key=lambda p: len(p.prompt))
+        for i in range(1000):
+            response = " ".join(self.demonstrate(problem, np.random.default_rng(i)))
+            if self.is_correct(problem, response):
+                return problem, response
+        return problem, None
+
     def pending(self, problem: Problem, tokens: Sequence[str]) -> list[list[str] | None]:
         """What is still to be done right before each token of a response; None once the answer is lost.
 

@@ -75,6 +75,7 @@ class MathTask:
         stop: Stop strings.
         verifier: Judges responses; its counts cover this task alone unless it was passed in.
         left_out: Held-out problems whose prompts were too long.
+        about: What is asked, for people.
     """
 
     name: str
@@ -84,6 +85,7 @@ class MathTask:
     verifier: Verifier
     stop: tuple[str, ...] = ()
     left_out: int = 0
+    about: str = "Questions of mathematics. A response is right if its final answer equals the right one."
     _orders: dict[tuple[int, int], list[int]] = field(default_factory=dict, repr=False)
 
     def train_problems(self, start: int, count: int, seed: int) -> list[Problem]:

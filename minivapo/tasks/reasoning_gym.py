@@ -182,6 +182,10 @@ class ReasoningGym:
 
     def __init__(self, worker: Worker, threshold: float, render: Any, fits: Any) -> None:
         self.name = f"reasoning-gym:{worker.name}"
+        self.about = (
+            f"Problems of reasoning-gym's generator {worker.name}. Its own scorer judges the answer; a score of "
+            f"{threshold:g} or more counts as right."
+        )
         self.worker, self.threshold, self.render, self.fits = worker, threshold, render, fits
 
     def draw(self, key: tuple[object, ...], held_out: bool) -> Problem | None:

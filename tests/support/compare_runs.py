@@ -19,6 +19,7 @@ def numbers(run: Path) -> list[dict[str, Any]]:
 
 
 def content(run: Path) -> tuple[list[dict[str, Any]], str, dict[str, str]]:
-    """Metrics without times, samples, and the checksum of every file of the checkpoint, weights and optimizers too."""
+    """Metrics without times, responses, and the checksum of every file of the checkpoint, weights and optimizers."""
     manifest = json.loads((find_checkpoint(run) / "manifest.json").read_text())
-    return numbers(run), (run / "samples.jsonl").read_text(), manifest
+    responses = "".join((run / name).read_text() for name in ("samples.jsonl", "held_out.jsonl"))
+    return numbers(run), responses, manifest

@@ -57,6 +57,14 @@ const QUANTITIES = {
     label: "TD error δ", diverging: true, ...ROOT, of: (x) => x.delta, reach: (x) => Math.sqrt(Math.max(peak(x.delta1), 1e-9)),
     ends: ["outlook fell", "outlook rose"],
   },
+  truth: {
+    label: "true advantage", diverging: true, ...ROOT, of: (x) => x.truth, reach: (x) => Math.sqrt(Math.max(peak(x.truth), 1e-9)),
+    ends: ["made the right answer less likely", "made it more likely"],
+  },
+  error: {
+    label: "error of V", diverging: true, of: (x) => x.error, reach: (x) => Math.max(peak(x.error), 0.05),
+    ends: ["V too low", "V too high"],
+  },
   ratio: {
     label: "ratio ρ", diverging: true, of: (x) => x.ratio, scale: (v) => Math.log(v), show: (v) => Math.exp(v),
     reach: (x) => Math.max(Math.log(1.28), ...finite(x.ratio).map((v) => Math.abs(Math.log(v)))),

@@ -114,6 +114,9 @@
     x.advantages = hasValues ? gae(rewards, s.values, gamma, lam) : s.advantages;
     x.delta = hasValues ? tdErrors(rewards, s.values, gamma) : null;
     x.delta1 = hasValues ? tdErrors(rewards, s.values, g0) : null;
+    // where the task can tell a prefix's value: what each token really did to it, and how far V was off
+    x.truth = s.true_values ? tdErrors(rewards, s.true_values, g0) : null;
+    x.error = s.true_values && hasValues ? s.values.map((v, t) => v - s.true_values[t]) : null;
     x.monteCarlo = hasValues ? gae(rewards, s.values, g0, 1) : null;
     // after the step π/π_old, where the run kept it; else how far the learner's policy is from the sampler's
     const [above, below] = s.new_logprobs ? [s.new_logprobs, s.old_logprobs] : [s.old_logprobs, s.logprobs];
@@ -154,6 +157,8 @@
     state.token = Math.min(first ?? s.tokens.length - 1, s.tokens.length - 1);
     const hasValues = Array.isArray(s.values);
     for (const id of ["value", "delta"]) $("colour-" + id).disabled = !hasValues;
+    $("colour-truth").disabled = !s.true_values;
+    $("colour-error").disabled = !(s.true_values && hasValues);
     $("colour-entropy").disabled = !s.entropy;
     $("colour-ratio").disabled = !(s.old_logprobs && (s.logprobs || s.new_logprobs));
     if ($("colour-" + state.colour).disabled) { state.colour = "advantage"; $("colour-advantage").checked = true; }
@@ -216,7 +221,8 @@
       el("div", { class: "hint" }, `token ${t + 1} of ${T}` + (t === state.first ? " · here the reasoning first goes wrong" : "")),
       el("table", {}, el("tbody", {}, ...[
         row("advantage Â", at(x.advantages), "advantage"), row("… as trained", at(x.trained), "trained"), row("TD error δ", at(x.delta), "delta"),
-        row("value V(s) before it", at(s.values), "value"), row("value after it", number(next, 4), "next"), row("reward r", at(x.rewards), "reward"),
+        row("value V(s) before it", at(s.values), "value"), row("value after it", number(next, 4), "next"),
+        ...(s.true_values ? [row("true value before it", at(s.true_values), "true"), row("true advantage", at(x.truth), "truth")] : []), row("reward r", at(x.rewards), "reward"),
         row(s.new_logprobs ? "ratio after the step" : "ratio learner/sampler", at(x.ratio), "ratio"), row("log-prob when sampled", at(s.logprobs), "logprob"), row("… by the learner", at(s.old_logprobs), "old"),
         s.new_logprobs ? row("… after the step", at(s.new_logprobs), "new") : null, row("entropy", at(s.entropy), "entropy"),
         row("weight of the verdict", s.values ? number((x.gamma * x.lam) ** (T - 1 - t), 3) : "–", "weight"),
@@ -254,6 +260,7 @@
     const s = state.sample, x = state.x, positions = s.tokens.map((_, t) => t + 1), name = s.tokens.map((t) => plain(shown(t)));
     const line = (y, label, colour, extra) => ({ x: positions, y, name: label, customdata: name, mode: "lines", line: { color: colour, width: 2, ...extra }, hovertemplate: "%{y:.4~g}" });
     const traces = [line(x.trained, "Â as trained", css("soft"), { dash: "dot", width: 1.5 })];
+    if (s.true_values) traces.push(line(s.true_values, "true value", lineColour(2), { dash: "dash", width: 1.5 }));
     if (s.values) traces.push(line(s.values, "value V(s)", lineColour(4), { width: 1.5 }), line(x.advantages, "Â now", lineColour(0), { width: 2.5 }));
     plotly.react(plotted, traces, layout({
       showlegend: true, legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 12 } }, margin: { l: 12, r: 16, t: 34, b: 12 }, shapes: marks(state.token),
@@ -312,11 +319,12 @@
       select(to, true);
     });
     themed.push(() => { paint(); drawTrace(); });
-    // start where there is most to see: a late response with an error in it
+    // start where there is most to see: where an error spoilt most of a value, or else a late response with an error
     const run = runs[0];
     const telling = (s) => Number.isInteger(s.first_error) && s.first_error > 2;
-    const wrong = run.rows.findLastIndex((s) => telling(s) && !s.correct && s.tokens.length <= 150);
-    chooseRun(run, wrong >= 0 ? wrong : Math.max(run.rows.findLastIndex(telling), 0));
+    const spoilt = (s) => (telling(s) && !s.correct && s.tokens.length <= 150 ? (s.true_values?.[s.first_error] ?? 0) : -1);
+    const most = run.rows.reduce((best, s, i) => (spoilt(s) >= 0 && (best < 0 || spoilt(s) >= spoilt(run.rows[best])) ? i : best), -1);
+    chooseRun(run, most >= 0 ? most : Math.max(run.rows.findLastIndex(telling), 0));
   }
   window.minivapo = { gae, lengthAdaptiveLambda, tdErrors, state: () => state.x };
 

@@ -306,7 +306,8 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(tiny_model, chain
     for folder in (run, whole):
         list(run_training(config, chain, LocalEngine(tiny_model, config), folder, resume=True, save_every=9))
     assert numbers(run) == numbers(whole)
-    assert (run / "samples.jsonl").read_bytes() == (whole / "samples.jsonl").read_bytes()
+    for name in ("samples.jsonl", "held_out.jsonl"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes()
 
 
 def test_a_removed_checkpoint_is_not_silently_trained_again(half_run, tiny_model, chain):

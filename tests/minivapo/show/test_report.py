@@ -46,6 +46,7 @@ def make_sample(rng, step, length, correct, *, critic=True, first_error=None, ga
         "logprobs": [x + rng.gauss(0, 1e-6) for x in old], "old_logprobs": old,
         "new_logprobs": [x + rng.gauss(0, 0.05) for x in old],
         "entropy": [rng.uniform(0, 2) for _ in tokens], "values": values if critic else None,
+        "true_values": [rng.uniform(0, 1) for _ in tokens],
         "advantages": advantages, "returns": [float(correct)] * length if critic else None, "rewards": rewards,
         "lam": lam if critic else None, "gamma": gamma, "first_error": first_error,
     }  # fmt: skip
@@ -83,7 +84,17 @@ def make_run(folder, preset="vapo", seed=0, steps=8, samples=None, **fields):
             for n, ok in ((7, True), (60, False))
         ]
     (folder / "samples.jsonl").write_text("".join(json.dumps(x) + "\n" for x in samples))
+    write_people_files(folder, "A small program.", ["4 A inc ?", "5", "A hm 5 = 5"], steps)
     return folder
+
+
+def write_people_files(folder, about, texts, steps):
+    """task.json and held_out.jsonl of a run: what the task is, and one problem before and after."""
+    prompt, answer, response = texts
+    example = {"prompt": prompt, "answer": answer, "response": response}
+    (folder / "task.json").write_text(json.dumps({"name": "chain", "about": about, **example}))
+    rows = [{**example, "step": s, "id": "x", "correct": s > 0, "terminated": True, "length": 5} for s in (0, steps)]
+    (folder / "held_out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def told(runs):
@@ -265,6 +276,17 @@ def test_a_report_of_one_run_tells_what_happened(tmp_path):
     assert told(runs)["stories"] == []
 
 
+def test_a_report_says_what_the_task_is_and_shows_a_problem_before_and_after(tmp_path):
+    page = Elements(report.make_report([make_run(tmp_path / "run")]).read_text())
+
+    def says(text):  # spaces between elements are the browser's
+        return re.sub(r"\s", "", text) in re.sub(r"\s", "", page.text)
+
+    assert says("A small program. For example: 4 A inc ?, and a right response: A hm 5 = 5")
+    assert says("Of 1 held-out problems the base policy solved 0 and the policy after step 8 1: 1 gained, 0 lost.")
+    assert says("after step 8 4 A inc ? 5 wrong, 5 tokens A hm 5 = 5 right, 5 tokens A hm 5 = 5")
+
+
 def test_evaluations_of_a_run_are_in_its_report(tmp_path):
     run = make_run(tmp_path / "run")
     assert told([run])["evaluations"] == []
@@ -328,6 +350,7 @@ def hostile_run(folder):
     lines = (run / "metrics.jsonl").read_text()
     (run / "metrics.jsonl").write_text(lines + json.dumps({"step": 9, HOSTILE[1]: 1.0, HOSTILE[0]: 2.0}) + "\n")
     add_evaluation(run, "".join(HOSTILE[:4]))
+    write_people_files(run, "".join(HOSTILE), ["".join(HOSTILE), HOSTILE[0], HOSTILE[1]], 8)
     return run
 
 
@@ -511,7 +534,11 @@ def test_other_quantities_and_the_panel(show, two_settings):
     values, rewards = sample["values"], sample["rewards"]
     deltas = [r + n - v for r, n, v in zip(rewards, [*values[1:], 0.0], values, strict=True)]
     ratios = [math.exp(new - old) for new, old in zip(sample["new_logprobs"], sample["old_logprobs"], strict=True)]
+    true = sample["true_values"]
+    rises = [r + n - v for r, n, v in zip(rewards, [*true[1:], 0.0], true, strict=True)]
+    errors = [v - w for v, w in zip(values, true, strict=True)]
     expected = {"value": values, "delta": deltas, "logprob": sample["logprobs"], "entropy": sample["entropy"]}
+    expected |= {"truth": rises, "error": errors}
     for name, wanted in expected.items():
         page.check(f"#colour-{name}")
         assert shown_values(page) == pytest.approx(wanted, abs=1e-6), name

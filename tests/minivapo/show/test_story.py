@@ -1,11 +1,12 @@
 """The paragraph that says what happened in a run."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from minivapo.show.run_files import Run
-from minivapo.show.story import story
+from minivapo.show.run_files import Run, read_task
+from minivapo.show.story import before_and_after, story
 
 
 def run(*metrics, seconds=38.0, **config):
@@ -45,3 +46,43 @@ def test_several_samples_per_problem_have_no_interval():
 def test_what_is_no_number_is_not_told(name, odd):
     text = story(run(START | {"eval/accuracy": odd}, FIRST, LAST | {name: odd}))
     assert "nan" not in text and "inf" not in text and "None" not in text
+
+
+def answers(folder, *sides):
+    """A run folder whose held-out verdicts at each evaluation are the given letters: r(ight), w(rong), or n(one)."""
+    verdict = {"r": True, "w": False, "n": None}
+    rows = [
+        {"step": 4 * k, "id": str(i), "prompt": f"p{i}", "answer": "a", "correct": verdict[letter], "terminated": True,
+         "length": 3, "response": f"{k}-{i}"}
+        for k, side in enumerate(sides)
+        for i, letter in enumerate(side)
+    ]  # fmt: skip
+    (folder / "held_out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Run(folder, {}, [], 0, None)
+
+
+def test_the_same_problems_before_and_after(tmp_path):
+    text, pairs = before_and_after(answers(tmp_path, "wwrrwn", "rrrrrr", "wrrwrr"), most=4)
+    assert text.startswith("Of 6 held-out problems the base policy solved 2 and the policy after step 8 4: ")
+    assert ": 3 gained, 1 lost. " in text
+    assert [(a["response"], b["response"]) for a, b in pairs] == [
+        ("0-1", "2-1"), ("0-3", "2-3"), ("0-4", "2-4"), ("0-5", "2-5")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["", "3\n", '{"step": 0}\n', '{"step": 0, "id": "a", "response": ""}\n', "{\n{}\n"])
+def test_without_two_evaluations_there_is_nothing_to_compare(tmp_path, text):
+    one = answers(tmp_path, "wr")
+    assert before_and_after(one) == ("", [])
+    (tmp_path / "held_out.jsonl").write_text(text)
+    assert before_and_after(one) == ("", [])
+    assert bool(one.notices) == bool(text)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"about": 3, "prompt": null}'])
+def test_a_damaged_task_file_ends_no_report(tmp_path, text):
+    one = Run(tmp_path, {}, [], 0, None)
+    assert read_task(one) == {}
+    (tmp_path / "task.json").write_text(text)
+    assert read_task(one) == ({"about": "3"} if "about" in text else {})
+    assert bool(one.notices) == ("about" not in text)
