@@ -3,6 +3,7 @@
 python check.py             style, types, tests and notebooks
 python check.py all         also what takes longer or needs more than the extra `test`: scaled, learning, docs
 python check.py style docs  only the steps named
+python check.py light       those tests alone that can depend on the versions of other packages
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 PYTHON = [sys.executable, "-m"]
 PYTEST = [*PYTHON, "pytest", "-p", "no:cacheprovider", "--durations=10"]
-# Two of CI's environments together run every test once, in one checkout: see .ci/run.
-MEASURED = os.environ.get("MINIVAPO_CI") in ("readme", "full")
-COVERAGE = ["--cov=minivapo", "--cov=scaled", "--cov-report="] if MEASURED else []
+CI = os.environ.get("MINIVAPO_CI", "")
+# Two of CI's environments together run every test once, in one checkout; .ci/run reports on both.
+COVERAGE = ["--cov=minivapo", "--cov=scaled", "--cov-report="] if CI in ("readme", "full") else []
 STEPS: dict[str, list[list[str]]] = {  # in the order in which they start: quick ones, then the longest first
     "style": [
         [*PYTHON, "ruff", "check", "."],
@@ -29,35 +30,35 @@ STEPS: dict[str, list[list[str]]] = {  # in the order in which they start: quick
     "scaled": [[*PYTEST, "-m", "cluster or real", *COVERAGE]],
     "tests": [[*PYTEST, "-m", "not slow and not cluster", *COVERAGE]],
     "learning": [[*PYTEST, "-m", "slow"]],
+    "light": [[*PYTEST, "-m", "not slow and not cluster and not once"]],
     "notebooks": [[*PYTEST, "--nbmake", "--nbmake-timeout=600", "notebooks"]],
     "docs": [[*PYTHON, "sphinx", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html"]],
 }
 LATER = ("scaled", "learning", "docs")
 """Only by name or in `all`; CONTRIBUTING.md says what they need."""
+PART = ("light",)
+"""Only by name: a part of another."""
 stopped = threading.Event()
 
 
 def main() -> int:
     """Runs the wanted steps to the end and names those that failed."""
-    wanted = sys.argv[1:] or [name for name in STEPS if name not in LATER]
+    every = [name for name in STEPS if name not in PART]
+    wanted = sys.argv[1:] or [name for name in every if name not in LATER]
     if wanted == ["all"]:
-        wanted = list(STEPS)
+        wanted = every
     unknown = set(wanted) - set(STEPS)
     if unknown:
         known = ", ".join(STEPS)
         print(f"check.py: unknown step {', '.join(sorted(unknown))}; choose from all, {known}", file=sys.stderr)
         return 2
     begun = time.monotonic()
-    with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as lanes:
+    with ThreadPoolExecutor(1 if CI else min(2, os.cpu_count() or 1)) as lanes:  # CI runs two environments at once
         try:
             passed = dict(zip(wanted, lanes.map(run, wanted), strict=True))
         except KeyboardInterrupt:  # the steps that run were interrupted too; no other begins
             stopped.set()
             raise
-    if MEASURED:  # of these steps and of what ran before in this checkout
-        parts = [file for file in map(coverage_file, STEPS) if os.path.exists(file)]
-        subprocess.run([*PYTHON, "coverage", "combine", "-q", "--keep", *parts])
-        subprocess.run([*PYTHON, "coverage", "report", "--skip-covered"])
     failed = [name for name in wanted if not passed[name]]
     if not sys.argv[1:]:
         print(f"== not asked for: {', '.join(LATER)} (python check.py all; see CONTRIBUTING.md)")

@@ -11,10 +11,10 @@ from typing import Any, Literal
 import tyro
 
 from minivapo.errors import UserError
-from minivapo.options.embedded import fitted
 from minivapo.options.fields import Count, OpenFraction, Positive, check
 from minivapo.options.parse import ConfigFile, RunFolder, TaskOptions, Words, file_words, parse, read_words
-from minivapo.vapo import PRESETS, Config
+from minivapo.runs.presets import preset_for
+from minivapo.vapo import Config
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Job:
     task_option: TaskOptions = ()
     """Option of the task, key=value; may be given several times."""
     preset: str = "vapo"
-    """vapo, ppo, grpo, dapo, or an ablation such as vapo-wo-decoupled-gae."""
+    """vapo, ppo, grpo, dapo, an ablation such as vapo-wo-decoupled-gae, or FILE.py:NAME of a Config."""
     config: tyro.conf.OmitArgPrefixes[Config] = dataclasses.field(default_factory=Config)
     """The algorithm's configuration, on top of the preset."""
     settings: tyro.conf.OmitArgPrefixes[Settings] = dataclasses.field(default_factory=Settings)
@@ -101,9 +101,7 @@ def preset_job(words: Words) -> Job:
         UserError: there is no such preset.
     """
     preset = words.start.preset or "vapo"
-    if preset not in PRESETS:
-        raise UserError(f"unknown preset '{preset}'; known are {', '.join(PRESETS)}.")
-    return Job(preset=preset, config=fitted(PRESETS[preset], words.start.task or ""))
+    return Job(preset=preset, config=preset_for(preset, words.start.task or ""))
 
 
 def check_task(job: Job) -> Job:

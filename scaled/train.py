@@ -26,6 +26,7 @@ import tyro
 from minivapo.errors import UserError, install
 from minivapo.options.fields import Count, Natural
 from minivapo.options.parse import Words, parse, read_words, refuse_changes, task_options, task_words
+from minivapo.runs.presets import preset_label
 from scaled.config import Job, Settings, check_ranks, check_task, preset_job
 from scaled.faults import farewell, one_line_end, start_watchdog, tick, write_failures_to
 
@@ -195,7 +196,7 @@ def run_folder(job: Job, resume: Path | None, options: dict[str, Any]) -> Path:
         check_reference(info, find_origin(info, config, resume), resume)
         record_changes(resume, job.config, settings=dataclasses.asdict(job.settings))
         return resume
-    name = f"{task_label(job.task)}-{job.preset}-{job.config.seed}"
+    name = f"{task_label(job.task)}-{preset_label(job.preset)}-{job.config.seed}"
     run = job.run or new_run_folder(Path("runs"), name)
     model = default_model(job)
     if not job.model and needs_widening(model):

@@ -13,14 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from pages import blocks, patched
 from toy_models import which_models
 
 ROOT = Path(__file__).parents[1]
-
-
-def blocks(page, language):
-    text = (ROOT / page).read_text()
-    return re.findall(rf"```{language}\n(.*?)```", text, re.S)
 
 
 def resolve(name):
@@ -253,17 +249,6 @@ def test_the_names_of_a_page_exist(page):
     assert [name for name in names if not name.endswith((".yaml", ".toml")) and not resolve(name)] == []
     paths = re.findall(r"\b((?:minivapo|scaled|docs|tests|benchmarks|configs)/[\w/-]+\.(?:py|md|csv|yaml))\b", text)
     assert [path for path in paths if not (ROOT / path).exists()] == []
-
-
-def patched(source, page):
-    """The source after the edits of a page's diff blocks, each of which fits in one place."""
-    for block in blocks(page, "diff"):
-        lines = block.splitlines()
-        before = "".join(line[1:] + "\n" for line in lines if line[0] == " ")
-        after = "".join(line[1:] + "\n" for line in lines)
-        assert source.count(before) == 1, block
-        source = source.replace(before, after)
-    return source
 
 
 def test_the_example_of_a_loss_term_trains_alike_in_every_split(tmp_path, monkeypatch):

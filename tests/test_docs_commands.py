@@ -6,11 +6,13 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from pages import blocks, patched
 
 from minivapo import cli
 from minivapo.options.parse import parse, read_words
@@ -20,7 +22,7 @@ SMALL = shlex.split(
     "--steps 1 --batch-size 16 --mini-batch 8 --value-pretrain-steps 1 --reward-model-steps 1 --eval-problems 8 "
     "--max-new-tokens 24"
 )
-RUN_HERE = {"README.md", "docs/start.md"}
+RUN_HERE = {"README.md", "docs/start.md", "docs/change.md"}
 """Pages whose commands are run by the tests below."""
 ONLY_READ = {
     "docs/real-models.md": "needs weights and data from a network, or a GPU",
@@ -30,7 +32,7 @@ ONLY_READ = {
     "docs/map.md": "takes hours",
     "docs/protocol.md": "takes hours",
     "docs/sweeps-protocol.md": "takes hours",
-    "docs/write-a-task.md": "needs weights from a network",
+    "docs/write-a-task.md": "the task that it writes is run below; a real model needs weights from a network",
 }
 """Pages whose commands are only read by the parser of the command, and why."""
 
@@ -146,6 +148,47 @@ def compare_with_page(run):
     for name in ("samples.jsonl", "held_out.jsonl"):
         assert said(f"A line of {name}") == json.loads((run / name).read_text().partition("\n")[0]).keys()
     assert said("task.json") == json.loads((run / "task.json").read_text()).keys()
+
+
+def test_a_newcomer_trains_on_a_task_of_their_own(tmp_path, monkeypatch):
+    """The page's class in a file, and its two commands."""
+    monkeypatch.chdir(tmp_path)
+    Path("parity.py").write_text(blocks("docs/write-a-task.md", "python")[0])
+    mine = [found for found in of_page("docs/write-a-task.md", inline=False) if "parity.py:Parity" in found[1]]
+    assert [name for name, _ in mine] == ["make-base", "train"]
+    for name, arguments in mine:
+        assert cli.main([name, *arguments, *(SMALL if name == "train" else ["--steps", "20"])]) == 0
+    assert json.loads(Path("runs/parity-grpo-0/task.json").read_text())["response"] in ("odd", "even")
+
+
+def test_a_newcomer_trains_with_a_preset_of_their_own(tmp_path, monkeypatch):
+    """The page's preset in a file, and its command: what it chose stays, the rest is fitted to the task."""
+    monkeypatch.chdir(tmp_path)
+    Path("my_presets.py").write_text(blocks("docs/change.md", "python")[0])
+    (name, arguments), *_ = (found for found in of_page("docs/change.md", inline=False) if "--preset" in found[1])
+    assert cli.main([name, *arguments, "--steps", "1", *SMALL[2:-2]]) == 0
+    recorded = json.loads(Path("runs/locks-mine-0/config.json").read_text())
+    config = recorded["config"]
+    assert recorded["preset"] == "my_presets.py:mine"
+    assert (config["alpha"], config["clip_high"]) == (0.3, 0.4)
+    assert config["lam"] == 0.4
+    Path("my_presets.py").unlink()
+    assert cli.main(["train", "--resume", "runs/locks-mine-0", "--steps", "2"]) == 0
+
+
+def test_a_newcomer_trains_with_a_loss_term_of_their_own(tmp_path):
+    """The page's three edits in a copy of the package, and its command there."""
+    shutil.copytree(ROOT / "minivapo", tmp_path / "minivapo", ignore=shutil.ignore_patterns("__pycache__"))
+    file = tmp_path / "minivapo/vapo.py"
+    file.write_text(patched(file.read_text(), "docs/change.md"))
+    (name, arguments), *_ = (found for found in of_page("docs/change.md", blocks=False) if "vapo-near" in found[1])
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-m", "minivapo", name, *arguments, *SMALL]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "runs/locks-vapo-near-0/metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["actor/loss_near"] >= 0
+    assert json.loads((tmp_path / "runs/locks-vapo-near-0/config.json").read_text())["config"]["near_coef"] == 0.1
 
 
 def test_the_plan_works_after_the_installation_of_the_readme(tmp_path):

@@ -10,7 +10,6 @@ import tyro
 
 from minivapo.commands.arguments import load_task, pick_device, set_threads, stop_strings
 from minivapo.errors import UsageError, UserError
-from minivapo.options.embedded import fitted
 from minivapo.options.fields import Count, Natural
 from minivapo.options.parse import (
     ConfigFile,
@@ -23,7 +22,8 @@ from minivapo.options.parse import (
     task_options,
     task_words,
 )
-from minivapo.vapo import PRESETS, Config
+from minivapo.runs.presets import find_preset, preset_for, preset_label
+from minivapo.vapo import Config
 
 PROG = "minivapo train"
 AUTO = Path("auto")
@@ -40,7 +40,7 @@ class Arguments:
     file: ConfigFile = None
     """YAML file whose keys are these flags; a flag overrules it."""
     preset: str = "vapo"
-    """vapo, ppo, grpo, dapo, or an ablation such as vapo-wo-decoupled-gae."""
+    """vapo, ppo, grpo, dapo, an ablation such as vapo-wo-decoupled-gae, or FILE.py:NAME of a Config."""
     task: str = "locks"
     """locks, chain, proof; reasoning-gym:GENERATOR; gsm8k, dapo-math (:FILE may follow), jsonl:FILE; FILE.py:CLASS."""
     model: str | None = None
@@ -93,14 +93,11 @@ def read(argv: Sequence[str]) -> Arguments:
         return go_on(words, start.resume)
     if start.branch_from is not None:
         return read_branch(words, start.branch_from)
-    preset = start.preset or "vapo"
-    if preset not in PRESETS:
-        raise UserError(f"there is no preset '{preset}'; choose one of {', '.join(PRESETS)}.")
-    task = start.task or Arguments.task
-    config = fitted(PRESETS[preset], task, critic=start.model is None and start.critic is None)
-    args = parse(Arguments, words, PROG, Arguments(preset=preset, task=task, config=config))
+    name, task = start.preset or "vapo", start.task or Arguments.task
+    config = preset_for(name, task, critic=start.model is None and start.critic is None)
+    args = parse(Arguments, words, PROG, Arguments(preset=name, task=task, config=config))
     if args.config.critic_init == "shipped" and args.config.value_pretrain_steps:  # asked for: pretrain anew
-        own = dataclasses.replace(args.config, critic_init=PRESETS[preset].critic_init)
+        own = dataclasses.replace(args.config, critic_init=find_preset(name).critic_init)
         args = dataclasses.replace(args, config=own)
     if start.resume != AUTO:
         return args
@@ -273,7 +270,9 @@ def new_folder(args: Arguments) -> Path:
     from minivapo.runs.folder import new_run_folder
     from minivapo.tasks import task_label
 
-    return args.run or new_run_folder(Path("runs"), f"{task_label(args.task)}-{args.preset}-{args.config.seed}")
+    return args.run or new_run_folder(
+        Path("runs"), f"{task_label(args.task)}-{preset_label(args.preset)}-{args.config.seed}"
+    )
 
 
 def start_folder(args: Arguments, model: str) -> Path:

@@ -29,7 +29,7 @@ def write_task(run: Path, task: Task, seed: int) -> None:
         return
     example = getattr(task, "example", None)
     try:
-        problem, response = example() if callable(example) else (training_problem(task, 0, seed), None)
+        problem, response = (training_problem(task, 0, seed), None) if example is None else example()
         found = {"prompt": problem.prompt, "answer": problem.answer, "response": response}
     except (AttributeError, TypeError, ValueError) as error:  # a task is user code
         raise UserError(f"example() of the task '{task.name}' must give a Problem and a response: {error}") from error

@@ -60,7 +60,7 @@ def differences(groups: Sequence[Group]) -> list[tuple[str, list[Any]]]:
 
 
 def preset_changes(run: Run) -> list[tuple[str, Any, Any]]:
-    """(field, value of the preset, value of the run) where a run departs from the preset it names."""
+    """(field, value of the preset, value of the run) where a run departs from the preset it names; not of a user's."""
     preset = PRESETS.get(str(run.meta.get("preset")))
     base = dataclasses.asdict(preset) if preset else {}
     return [(k, base[k], v) for k, v in run.config.items() if k in base and base[k] != v and k != "seed"]

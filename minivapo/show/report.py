@@ -36,6 +36,7 @@ from minivapo.show.metrics_info import GROUPS
 from minivapo.show.run_files import Run, portable, read_evaluations, read_run, read_samples, read_task
 from minivapo.show.story import before_and_after, story
 from minivapo.show.text import duration, figure
+from minivapo.vapo import PRESETS
 
 LIMIT = 5_000_000
 """Bytes that a report stays below."""
@@ -183,6 +184,7 @@ def report_data(runs: Sequence[Run], sample_bytes: int = SAMPLE_BYTES) -> dict[s
         "samples": samples,
         "evaluations": evaluations,
         "stories": [text for text in map(story, runs) if text] if len(runs) == 1 else [],
+        "known": runs[0].meta.get("preset") in PRESETS,
         "task": read_task(runs[0]) if len({run.meta.get("task") for run in runs}) == 1 else {},
         "pairs": before_and_after(runs[0]) if len(runs) == 1 else ("", []),
         "notices": list(dict.fromkeys(n for run in runs for n in run.notices)),

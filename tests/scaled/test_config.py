@@ -119,7 +119,7 @@ def test_a_run_does_not_go_on_with_another_reference_policy(tmp_path):
         ("task: chain", ["dtype=float16"], "--dtype is float16; it must be one of float32, bfloat16."),
         ("task: chain", ["token_budget=0"], "token_budget is 0; it must be at least 1."),
         ("task: chain", ["mini_batch=7"], "mini_batch is 7; it must divide batch_size 256."),
-        ("task: chain\npreset: vappo", [], "unknown preset 'vappo'"),
+        ("task: chain\npreset: vappo", [], "there is no preset 'vappo'"),
         ("model: x", [], "the config names no task."),
         ("- a\n- b", [], "must hold `key: value` lines."),
         ("a: [", [], "is not YAML"),
