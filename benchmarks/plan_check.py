@@ -564,7 +564,7 @@ def main() -> None:
         for found in check() if args.only in (None, name) else ():
             rows.append(found)
             if first:
-                print(f"{found['error']:+8.2%}  {found['check']:<10} {found['case']}", flush=True)
+                print(f"{100 * found['error']:+8.2f} %  {found['check']:<10} {found['case']}", flush=True)
         if rows and first:
             write(rows, args)
     if args.device == "cpu" and args.only is None:
@@ -701,7 +701,7 @@ def errors_part() -> str:
         words = found["case"].partition(":")[0]
         name = f"{found['check']}: {words}" if found["check"] in ("peak", "deepspeed") else found["check"]
         groups.setdefault(name, []).append(found["error"])
-    lines += [f"| {name} | {len(e)} | {min(e):+.1%} | {max(e):+.1%} |" for name, e in groups.items()]
+    lines += [f"| {name} | {len(e)} | {100 * min(e):+.1f} % | {100 * max(e):+.1f} % |" for name, e in groups.items()]
     return "\n".join(lines)
 
 

@@ -10,6 +10,7 @@ import beside_trl
 import sweeps_map
 import table1
 
+from minivapo.show.text import share
 from minivapo.study.table import read_table
 
 DOCS = Path(__file__).parents[1]
@@ -56,19 +57,19 @@ def mechanisms() -> list[str]:
         short, long = (measured("advantage_error", "error_of_10", responses=r, **of) for r in ("short", "long"))
         return f"{short:.3f} ({long:.3f})"
 
-    def share(loss: str) -> str:
+    def gradient(loss: str) -> str:
         of = {"policy": "base", "advantage": "gae", "length": ">=60"}
-        return f"{measured('gradient_share', 'gradient', loss=loss, **of):.0%}"
+        return share(measured("gradient_share", "gradient", loss=loss, **of))
 
     def clipped(clip_high: float) -> str:
         at = {"clip_high": clip_high, "step": 6}
-        return f"{measured('clip', 'clipped_high', **at):.2%} (entropy {measured('clip', 'entropy', **at):.2f})"
+        return f"{100 * measured('clip', 'clipped_high', **at):.2f} % (entropy {measured('clip', 'entropy', **at):.2f})"
 
     def right(mu: float) -> str:
-        return f"{measured('positive_loss', 'accuracy', positive_coef=mu, step=6):.0%}"
+        return share(measured("positive_loss", "accuracy", positive_coef=mu, step=6))
 
     def mixed(n: int) -> str:
-        return f"{measured('mixed_groups', 'measured', problems='sparse', group_size=n):.0%}"
+        return share(measured("mixed_groups", "measured", problems="sparse", group_size=n))
 
     of = "of the true value one eighth into a response"
     cells = [
@@ -79,7 +80,7 @@ def mechanisms() -> list[str]:
          "λ = 0.95 → α = 0.05", error("lambda", 0.95), error("alpha", 0.05)),
         ("", "the same, λ = 1 → α = 1", error("lambda", 1), error("alpha", 1)),
         ("Token-level loss", "share of the gradient from responses of 60 tokens and more (58 % of all tokens)",
-         share("sample"), share("token")),
+         gradient("sample"), gradient("token")),
         ("Clip-Higher", "tokens clipped above, after 6 rollouts", clipped(0.2), clipped(0.28)),
         ("Positive-example LM loss", "problems solved 1 in 50: right after 6 rollouts, 2 seeds", right(0), right(0.1)),
         ("Group-Sampling", "the same problems: groups of 2 → 16 that are mixed", mixed(2), mixed(16)),

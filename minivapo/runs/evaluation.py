@@ -26,6 +26,7 @@ from minivapo.responses import Draw, Response, respond
 from minivapo.runs.folder import git_commit, versions
 from minivapo.runs.lock import locked
 from minivapo.runs.statistics import pass_rate_interval
+from minivapo.show.text import share
 
 
 @dataclass(frozen=True)
@@ -314,10 +315,10 @@ def run_evaluation(
         row = bar.add_task("sampling", total=len(problems))
         for records in evaluate_problems(task, problems, tokenizer, sampler, settings, scratch, timeout):
             accuracy = sum(r["correct"] for r in records) / sum(r["samples"] for r in records)
-            bar.update(row, completed=len(records), description=f"accuracy {accuracy:.3f}")
+            bar.update(row, completed=len(records), description=f"accuracy {share(accuracy)}")
             if not console.is_terminal and 10 * len(records) // len(problems) > told:  # a log: one line a tenth
                 told = 10 * len(records) // len(problems)
-                print(f"{len(records)} of {len(problems)} problems, accuracy {accuracy:.3f}", flush=True)
+                print(f"{len(records)} of {len(problems)} problems, accuracy {share(accuracy)}", flush=True)
     result = summarise(settings, records, getattr(task, "left_out", 0))
     result = write_result(out, result, time.perf_counter() - begun)
     scratch.unlink(missing_ok=True)
@@ -337,7 +338,7 @@ def show(result: dict[str, Any], rows: int = 40) -> None:
     for p in result["problems"][:rows]:
         n = p["samples"]
         label = p["id"] if len(p["id"]) <= 40 else p["id"][:39] + "…"
-        numbers = (f"{p['correct']}/{n}", f"{p['correct'] / n:.3f}", f"{sum(p['lengths']) / n:.0f}")
+        numbers = (f"{p['correct']}/{n}", share(p["correct"] / n), f"{sum(p['lengths']) / n:.0f}")
         table.add_row(Text(label), *numbers, str(p["truncated"]), str(p["errors"]))
     console.print(table)
     more = len(result["problems"]) - rows
@@ -345,23 +346,23 @@ def show(result: dict[str, Any], rows: int = 40) -> None:
         console.print(f"… and {more} more problems in the file")
     low, high = result["interval"]
     length = result["length"]
-    curve = ", ".join(f"pass@{k} {v:.3f}" for k, v in result["pass_at"].items())
+    curve = ", ".join(f"pass@{k} {share(v)}" for k, v in result["pass_at"].items())
     drawn = f"temperature {settings['temperature']:g}, top-p {settings['top_p']:g}"
     left = result["left_out"]
     without = f" ({left} LEFT OUT: prompts of more than {settings['max_prompt_tokens']} tokens)" if left else ""
     lines = [
-        f"accuracy {result['accuracy']:.4f}, 95 % interval over problems [{low:.4f}, {high:.4f}]",
+        f"accuracy {share(result['accuracy'])}, 95 % interval over problems {share(low)} to {share(high)}",
         f"  mean of {settings['samples']} {'samples' if settings['samples'] > 1 else 'sample'} on "
         f"{settings['problems']} problems{without}, {drawn if settings['temperature'] else 'greedy'}, at most "
         f"{settings['max_new_tokens']} tokens",
         curve,
         f"length mean {length['mean']:.1f}, median {length['median']}, 95 % below {length['p95']}, max {length['max']}",
-        f"truncated {result['truncated']:.1%}, verifier errors {result['verifier_errors']:.2%}",
+        f"truncated {share(result['truncated'])}, verifier errors {share(result['verifier_errors'])}",
     ]
     if result["verifier_errors"]:
         lines.append(
             f"  the verifier failed on some: they count as wrong; were all of them right, the accuracy would be "
-            f"{result['accuracy_if_errors_were_right']:.4f}"
+            f"{share(result['accuracy_if_errors_were_right'])}"
         )
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from typing import Any
 
 from minivapo.show.run_files import Run, read_held_out
-from minivapo.show.text import duration, figure
+from minivapo.show.text import duration, share
 
 Line = dict[str, Any]
-share = functools.partial(figure, unit="%")
 
 
 def story(run: Run) -> str:

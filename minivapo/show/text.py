@@ -77,6 +77,11 @@ def figure(value: float | None, unit: str = "") -> str:
     )
 
 
+def share(value: float | None) -> str:
+    """A share as per cent, as it stands everywhere: one decimal and a space."""
+    return figure(value, "%")
+
+
 def sample_text(sample: Mapping[str, Any]) -> str:
     """The tokens of a response as one printable string."""
     tokens = [printable(str(t)) for t in sample.get("tokens", [])]

@@ -20,6 +20,7 @@ import tyro
 
 from minivapo.errors import UserError
 from minivapo.options.parse import parse, read_words
+from minivapo.show.text import share
 from scaled.config import Job, check_task, preset_job
 from scaled.planning.advice import ERRORS, Plan, plan
 from scaled.planning.hardware import gib
@@ -54,10 +55,10 @@ def memory_rows(plan: Plan) -> tuple[list[str], list[list[str]]]:
 def time_rows(plan: Plan) -> list[list[str]]:
     """Rows of the time table: phase, seconds, share of a step; then the run."""
     total = sum(plan.step.values())
-    rows = [[name, duration(x), f"{x / total:.0%}"] for name, x in plan.step.items()]
-    rows.append(["one step", duration(total), "100%"])
+    rows = [[name, duration(x), share(x / total)] for name, x in plan.step.items()]
+    rows.append(["one step", duration(total), share(1.0)])
     run = sum(plan.run.values())
-    rows += [[f"run: {name}", duration(x), f"{x / run:.0%}"] for name, x in plan.run.items()]
+    rows += [[f"run: {name}", duration(x), share(x / run)] for name, x in plan.run.items()]
     hours = run / 3600 * plan.setup.job.settings.ranks
     rows.append(["whole run", duration(run), f"{hours:,.0f} GPU-hours"])
     return rows
@@ -76,7 +77,7 @@ def headline(plan: Plan) -> str:
         f"{'activation checkpointing, ' if s.activation_checkpointing else ''}micro-batches of at most "
         f"{setup.micro_tokens:,} tokens{shared}, attention {setup.attention}; vLLM on {s.tensor_parallel} GPU(s) each, "
         f"{plan.sampling.slots} "
-        f"responses at once ({plan.sampling.idle:.0%} of their slots idle behind the longest); {c.batch_size:,} "
+        f"responses at once ({share(plan.sampling.idle)} of their slots idle behind the longest); {c.batch_size:,} "
         f"responses of at most {c.max_new_tokens:,} tokens "
         f"(mean {setup.assume.response_share * c.max_new_tokens:,.0f} assumed) per step."
     )
