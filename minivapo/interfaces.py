@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -31,6 +31,8 @@ class Problem:
     """Gold answer, for the verifier."""
     id: str
     """Unique key."""
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any], compare=False)
+    """What else the task knows of it, for its own `judge`: test cases, a level, a source."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,13 @@ class Rollout:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def __repr__(self) -> str:
+        if not len(self):
+            return "Rollout(no responses)"
+        (shortest, longest), prompts = self.lengths.aminmax(), len(set(self.group.tolist()))
+        right = f"{100 * self.correct.float().mean():.1f} % right"
+        return f"Rollout({len(self)} responses to {prompts} prompts, {shortest} to {longest} tokens, {right})"
 
     def rows(self, index: Sequence[int] | Tensor) -> Rollout:
         """These rows, in this order, without columns in which all of them are padding."""

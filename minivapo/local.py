@@ -160,6 +160,10 @@ class LocalLearner:
             out["entropy"] = -(logprobs.exp() * logprobs).sum(-1)
         return out
 
+    def __repr__(self) -> str:
+        size = sum(p.numel() for p in self.model.parameters())
+        return f"{type(self.model).__name__}({size:,} parameters, {self.version} updates, {self.device})"
+
     @torch.no_grad()
     def forward(self, rollout: Rollout, training: bool = False) -> Outputs:
         """See `minivapo.interfaces.Learner.forward`; `training` has the network in the mode of `step`."""
@@ -457,6 +461,9 @@ class LocalEngine:
         if config.kl_coef:
             self.reference = LocalLearner(load_actor(reference or model), "actor", config, device, autocast)
         self.sampler = LocalSampler(self.tokenizer, config.max_new_tokens, stop, sample_batch)
+
+    def __repr__(self) -> str:
+        return f"LocalEngine(actor={self.actor}, critic={self.critic}, step={self.progress.step})"
 
     def balance(self, rollout: Rollout, mini_batch: int) -> Rollout:
         """The rollout as it is: there is nobody to share the work with."""

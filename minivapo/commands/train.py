@@ -159,8 +159,34 @@ def recorded(run: Path) -> Arguments:
     )
 
 
+def train_run(**flags: Any) -> Path:
+    """A whole run in one call, from a program or a notebook: as `minivapo train` with these flags; returns its folder.
+
+    For example `train_run(preset="grpo", steps=8, run="runs/mine", task_option=["min_terms=2"])`.
+
+    Raises:
+        UserError: as the command.
+    """
+    words: list[str] = []
+    for name, value in flags.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif name == "task_option":  # the one flag that may be given several times
+            words += [word for x in value for word in (f"--{flag}", x)]
+        else:
+            words += [f"--{flag}", *map(str, value if isinstance(value, list | tuple) else [value])]
+    return train_folder(read(words))
+
+
 def run(args: Arguments) -> int:
-    """Builds task and engine, trains with a live view, and writes the report."""
+    """Trains and says where the report is."""
+    train_folder(args)
+    return 0
+
+
+def train_folder(args: Arguments) -> Path:
+    """Builds task and engine, trains with a live view, and writes the report; returns the run folder."""
     from minivapo.local import LocalEngine
     from minivapo.probe import PROBLEMS, probe
     from minivapo.responses import held_out_problems, training_problem
@@ -202,11 +228,11 @@ def run(args: Arguments) -> int:
             live.update(metrics)
     if not metrics and args.resume == AUTO:
         print(f"{folder} is complete.")
-        return 0
+        return folder
     if not metrics:
         raise UserError(f"{folder} is complete: there is nothing left to train. --steps N extends it.")
     print(f"report: {make_report([folder])}")
-    return 0
+    return folder
 
 
 def options_of(args: Arguments) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from minivapo.show.board import Board
 from minivapo.show.loggers import Logger, make_loggers
 from minivapo.show.notices import about_config, about_metrics
 from minivapo.show.tail import BATCH, Tail, newest_samples
-from minivapo.show.text import duration, figure, printable, sample_text, sparkline
+from minivapo.show.text import duration, figure, parts_of, printable, sample_text, sparkline
 
 ROWS: tuple[tuple[str, str, str], ...] = (
     ("eval/accuracy", "held-out accuracy", "%"),
@@ -69,14 +69,7 @@ def plain_line(board: Board) -> str:
     else:
         width = len(str(board.steps or 0))
         parts = [f"step {at:>{width}}/{board.steps or '?'}"]
-        names = (
-            ("reward/accuracy", "accuracy", "%"),
-            ("response/length", "length", ""),
-            ("policy/entropy", "entropy", ""),
-            ("value/explained_variance", "ev", ""),
-            ("actor/clip_high", "clipped", "%"),
-        )
-        parts += [f"{label} {figure(get(name), unit)}" for name, label, unit in names if name in line]
+        parts += parts_of(line)
         if "time/total" in line:
             parts.append(duration(line["time/total"]))
         if "eval/accuracy" in line:

@@ -82,6 +82,33 @@ def share(value: float | None) -> str:
     return figure(value, "%")
 
 
+SHORT = (
+    ("reward/accuracy", "accuracy", "%"),
+    ("response/length", "length", ""),
+    ("policy/entropy", "entropy", ""),
+    ("value/explained_variance", "ev", ""),
+    ("actor/clip_high", "clipped", "%"),
+)
+"""(metric, label, unit) of a step's line."""
+
+
+def parts_of(metrics: Mapping[str, Any]) -> list[str]:
+    """The few numbers of a step that a person follows, each with its label."""
+    return [f"{label} {figure(metrics.get(name), unit)}" for name, label, unit in SHORT if name in metrics]
+
+
+def line(metrics: Mapping[str, Any]) -> str:
+    """One line for what `minivapo.vapo.train` yields: `print(line(metrics))`."""
+    parts = [f"step {metrics['step']}"]
+    if "pretrain/rollout" in metrics:
+        losses = (name for name in ("pretrain/reward_model_loss", "pretrain/value_loss") if name in metrics)
+        parts += [f"pretraining {metrics['pretrain/rollout']}", *(f"loss {figure(metrics[name])}" for name in losses)]
+    parts += parts_of(metrics)
+    if "eval/accuracy" in metrics:
+        parts.append(f"held-out accuracy {share(metrics['eval/accuracy'])}")
+    return " | ".join(parts)
+
+
 def sample_text(sample: Mapping[str, Any]) -> str:
     """The tokens of a response as one printable string."""
     tokens = [printable(str(t)) for t in sample.get("tokens", [])]

@@ -52,6 +52,9 @@ class EmbeddedTask:
     exact_values = False
     """Whether a prefix's value is the product of the chances of what is `pending`."""
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {len(self.words)} words)"
+
     def make(self, rng: np.random.Generator) -> Problem:
         """A random problem, of either split."""
         raise NotImplementedError

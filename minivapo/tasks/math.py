@@ -63,7 +63,7 @@ class LoadReport:
         return f"{self.rows:,} rows: {self.train:,} for training, {self.test:,} held out{tail}"
 
 
-@dataclass
+@dataclass(repr=False)
 class MathTask:
     """A finite set of problems as a `minivapo.interfaces.Task`.
 
@@ -86,7 +86,10 @@ class MathTask:
     stop: tuple[str, ...] = ()
     left_out: int = 0
     about: str = "Questions of mathematics. A response is right if its final answer equals the right one."
-    _orders: dict[tuple[int, int], list[int]] = field(default_factory=dict, repr=False)
+    _orders: dict[tuple[int, int], list[int]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"MathTask({self.name!r}, {len(self.train):,} for training, {len(self.test):,} held out)"
 
     def train_problems(self, start: int, count: int, seed: int) -> list[Problem]:
         """Problems start … start + count − 1 of an endless stream: every epoch a new order, fixed by the seed.

@@ -188,6 +188,9 @@ class ReasoningGym:
         )
         self.worker, self.threshold, self.render, self.fits = worker, threshold, render, fits
 
+    def __repr__(self) -> str:
+        return f"ReasoningGym({self.name!r}, {self.worker.options})"
+
     def draw(self, key: tuple[object, ...], held_out: bool) -> Problem | None:
         """The problem that a key stands for, in the wanted split; None if a thousand draws found none.
 
