@@ -104,9 +104,9 @@ class Rollout:
     def __repr__(self) -> str:
         if not len(self):
             return "Rollout(no responses)"
-        (shortest, longest), prompts = self.lengths.aminmax(), len(set(self.group.tolist()))
-        right = f"{100 * self.correct.float().mean():.1f} % right"
-        return f"Rollout({len(self)} responses to {prompts} prompts, {shortest} to {longest} tokens, {right})"
+        lengths = f"{int(self.lengths.min())} to {int(self.lengths.max())} tokens"
+        right = 100 * float(self.correct.float().mean())
+        return f"Rollout({len(self)} responses to {len({*self.group.tolist()})} prompts, {lengths}, {right:.1f} % right)"
 
     def rows(self, index: Sequence[int] | Tensor) -> Rollout:
         """These rows, in this order, without columns in which all of them are padding."""
