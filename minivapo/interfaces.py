@@ -106,7 +106,7 @@ class Rollout:
             return "Rollout(no responses)"
         lengths = f"{int(self.lengths.min())} to {int(self.lengths.max())} tokens"
         right = f"{100 * float(self.correct.float().mean()):.1f} % right"
-        return f"Rollout({len(self)} responses to {len({*self.group.tolist()})} prompts, {lengths}, {right})"
+        return f"Rollout({len(self)} responses, {lengths}, {right})"
 
     def rows(self, index: Sequence[int] | Tensor) -> Rollout:
         """These rows, in this order, without columns in which all of them are padding."""
