@@ -176,6 +176,7 @@ def test_a_newcomer_trains_with_a_preset_of_their_own(tmp_path, monkeypatch):
     assert cli.main(["train", "--resume", "runs/locks-mine-0", "--steps", "2"]) == 0
 
 
+@pytest.mark.once
 def test_a_newcomer_trains_with_a_loss_term_of_their_own(tmp_path):
     """The page's three edits in a copy of the package, and its command there."""
     shutil.copytree(ROOT / "minivapo", tmp_path / "minivapo", ignore=shutil.ignore_patterns("__pycache__"))
@@ -191,6 +192,7 @@ def test_a_newcomer_trains_with_a_loss_term_of_their_own(tmp_path):
     assert json.loads((tmp_path / "runs/locks-vapo-near-0/config.json").read_text())["config"]["near_coef"] == 0.1
 
 
+@pytest.mark.once
 def test_the_plan_works_after_the_installation_of_the_readme(tmp_path):
     """In a process where only the packages of a plain installation can be imported."""
     found = [arguments for name, arguments in of_page("README.md") if name == "scaled.plan"]

@@ -13,6 +13,8 @@ import torch
 from minivapo.study.mechanisms import estimated_mixed_share
 from minivapo.vapo import gae, length_adaptive_lambda, loss_weights, policy_loss, positive_example_loss
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/explore.html"
 DATA = json.loads((ROOT / "docs/results/explore.json").read_text())

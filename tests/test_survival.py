@@ -8,6 +8,8 @@ import sys
 import pytest
 from launch import ROOT
 
+pytestmark = pytest.mark.once
+
 SCRIPT = ROOT / "benchmarks" / "survival.py"
 
 

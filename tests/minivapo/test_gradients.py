@@ -166,6 +166,7 @@ VARIANTS = [(preset, {}) for preset in PRESETS] + [
 ]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize(("preset", "changes"), VARIANTS, ids=lambda x: x if isinstance(x, str) else "+".join(x))
 @pytest.mark.usefixtures("float64")
@@ -241,6 +242,7 @@ class Recorder:
         return result
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("size", [2, 3])
 @pytest.mark.parametrize("name", LOSSES)

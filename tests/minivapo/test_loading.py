@@ -138,6 +138,7 @@ def test_reward_model_starts_vanilla_ppo_on_a_llama(llama, data, tmp_path, capsy
     assert "pretrain/" not in lines  # the critic is taken as it is
 
 
+@pytest.mark.once
 def test_a_reward_model_learns_to_rank(qwen, tmp_path, capsys):
     pairs = tmp_path / "pairs.jsonl"
     rows = [

@@ -23,6 +23,7 @@ def test_a_given_interval_is_taken(steps, every):
     assert evaluation_interval(every, steps, 3.0) == every
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("every", [0, 1])
 def test_evaluations_change_nothing_that_a_run_learns(tiny_model, chain, small, every):
     def accuracy(every):

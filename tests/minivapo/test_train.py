@@ -134,6 +134,7 @@ def uninterrupted(tiny_model, chain, small, tmp_path_factory):
     return runs
 
 
+@pytest.mark.once
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX signals")
 @pytest.mark.parametrize("preset", CASES)
 @pytest.mark.parametrize("places", [(0.3, 0.11, 0.17), (0.55, 0.2), (0.83,), (0.97,)], ids=str)

@@ -133,6 +133,7 @@ def test_the_ends_of_lambda_and_gamma():
 LONG = [(1, 1), (1, 100_000), (3, 20_481), (700, 400), (2, 2 * CHUNK), (9, CHUNK + 1)]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("batch", "time"), LONG)
 @pytest.mark.parametrize("gaps", [False, True])
 def test_long_rows(batch, time, gaps):

@@ -45,6 +45,8 @@ else:
     # What it would start is written down.
     "torchrun": """
 import json, os, sys
+
+pytestmark = pytest.mark.once
 with open(os.environ["LOG"], "a") as file:
     file.write(json.dumps([sys.argv[1:], os.environ["CORES"], os.environ["OMP_NUM_THREADS"]]) + "\\n")
 sys.exit(int(os.environ.get("FAIL", "0")))

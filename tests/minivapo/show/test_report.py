@@ -257,6 +257,7 @@ def test_every_setting_is_explained(tmp_path):
     assert set(data["groups"][0]["settings"]) - {"task", "model"} == set(data["fields"]) - {"seed"}
 
 
+@pytest.mark.once
 def test_stays_below_5_mb_with_many_runs_and_long_responses(tmp_path):
     rng = random.Random(0)
     long = [{**row, "step": s} for row in [make_sample(rng, 0, 3000, True)] for s in range(1, 13)]
@@ -501,6 +502,7 @@ def test_opens_from_disk_and_draws(show, two_settings):
     assert page.locator("#charts figure:visible").count() == 1
 
 
+@pytest.mark.once
 def test_advantages_equal_those_of_the_library(show, two_settings):
     runs, path = two_settings
     page = show(path)
@@ -526,6 +528,7 @@ def test_advantages_equal_those_of_the_library(show, two_settings):
         assert shown_values(page) == pytest.approx(sample["advantages"], abs=1e-6)
 
 
+@pytest.mark.once
 def test_other_quantities_and_the_panel(show, two_settings):
     runs, path = two_settings
     page = show(path)
@@ -552,6 +555,7 @@ def test_other_quantities_and_the_panel(show, two_settings):
     assert page.locator(".token.error").get_attribute("data-index") == "20"
 
 
+@pytest.mark.once
 def test_keyboard_alone_is_enough(show, two_settings):
     page = show(two_settings[1])
     page.select_option("#x-sample", "1")
@@ -609,6 +613,7 @@ def test_hostile_text_is_only_text(show, tmp_path):
     assert page.locator("#x-plot a, #charts a").count() == 0
 
 
+@pytest.mark.once
 def test_print_shows_every_chart(show, two_settings):
     page = show(two_settings[1])
     page.locator('figure[data-metric="reward/accuracy"]').scroll_into_view_if_needed()
@@ -630,6 +635,7 @@ def test_print_shows_every_chart(show, two_settings):
     assert [name for name, width, _ in page.evaluate(seen) if not width > 0] == folded
 
 
+@pytest.mark.once
 def test_light_and_dark_and_readable(show, two_settings):
     contrast = """nodes => nodes.map(n => {
         const rgb = c => c.match(/[\\d.]+/g).slice(0, 3).map(Number);
@@ -650,6 +656,7 @@ def test_light_and_dark_and_readable(show, two_settings):
     assert grounds["light"] == grounds["dark toggled"] != grounds["dark"] == grounds["light toggled"]
 
 
+@pytest.mark.once
 def test_a_run_without_a_value_model(show, tmp_path):
     page = show(report.make_report([make_run(tmp_path / "run", "grpo")]))
     assert page.locator("#x-gamma").is_disabled()
@@ -658,6 +665,7 @@ def test_a_run_without_a_value_model(show, tmp_path):
     assert set(shown_values(page)) == {0.5}
 
 
+@pytest.mark.once
 def test_a_run_without_responses(show, tmp_path):
     run = make_run(tmp_path / "run", samples=[])
     page = show(report.make_report([run]))
@@ -665,6 +673,7 @@ def test_a_run_without_responses(show, tmp_path):
     assert page.locator("#samples-lead").inner_text() == "No responses were kept."
 
 
+@pytest.mark.once
 def test_evaluations_are_a_table(show, tmp_path):
     run = make_run(tmp_path / "run")
     page = show(report.make_report([run]))
@@ -677,6 +686,7 @@ def test_evaluations_are_a_table(show, tmp_path):
     assert cells[4:8] == ["3 × 4", "1", "0.7", "25 of 40"]
 
 
+@pytest.mark.once
 def test_samples_table_leads_to_the_explorer(show, two_settings):
     page = show(two_settings[1])
     page.select_option("#s-verdict", "right")
@@ -687,6 +697,7 @@ def test_samples_table_leads_to_the_explorer(show, two_settings):
     assert page.evaluate("document.activeElement.classList.contains('token')")
 
 
+@pytest.mark.once
 def test_the_samples_can_be_searched(show, two_settings):
     page = show(two_settings[1])
     rows, found = page.locator("#samples-table tbody tr"), page.locator("#s-found")
@@ -702,6 +713,7 @@ def test_the_samples_can_be_searched(show, two_settings):
     assert rows.count() == min(kept, 25) and found.inner_text() == ""
 
 
+@pytest.mark.once
 def test_narrow_screens_do_not_scroll_sideways(browser, two_settings):
     page = browser.new_page(viewport={"width": 380, "height": 800})
     page.set_default_timeout(PATIENCE)

@@ -11,6 +11,7 @@ from minivapo.cli import main
 SIZE = "--preset grpo --batch-size 4 --mini-batch 4 --group-size 4 --max-new-tokens 8 --eval-problems 2 --steps 1"
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_commands_print_what_the_terminal_can_show(tiny_model, tmp_path, monkeypatch, encoding):
     """A run folder and responses with characters of several scripts; nothing is raised, before or after the work."""

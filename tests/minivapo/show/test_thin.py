@@ -80,6 +80,7 @@ def open_both(run):
     os._exit(0 if ok else 3)
 
 
+@pytest.mark.once
 def test_a_long_run_opens_in_little_memory(long_run):
     """Its lines as Python objects would take 300 MB."""
     assert finish(open_both, long_run) == 0

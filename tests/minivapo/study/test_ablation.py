@@ -57,6 +57,7 @@ def test_pretraining_may_use_larger_rollouts(tiny_model, small):
         small("vapo", value_pretrain_batch=config.batch_size + 1)
 
 
+@pytest.mark.once
 def test_a_killed_table_goes_on_where_it_was(tiny_model, tmp_path):
     """Killed with its processes in the middle of a run, then started again: the same table, finished runs untouched."""
     sizes = ["steps=6", "batch_size=16", "mini_batch=8", "group_size=4", "eval_problems=8", "max_new_tokens=24"]

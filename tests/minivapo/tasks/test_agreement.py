@@ -17,6 +17,8 @@ from math_verify import parse, verify
 
 from minivapo.tasks.verifier import Verifier
 
+pytestmark = pytest.mark.once
+
 GOLDS = (Path(__file__).parents[2] / "support/gsm8k_golds.txt").read_text().split("\n")[:-1]
 SPELLINGS = [
     r"The total is \boxed{X}.", r"\boxed{X\text{ dollars}}", "#### X", "Answer: X", "Answer: **X**.", "**Answer:** $X$",

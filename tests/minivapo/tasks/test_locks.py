@@ -83,6 +83,7 @@ def test_demonstrations_are_right_as_often_as_the_spec_says():
         assert np.mean(told[kind]) == pytest.approx(share, abs=error)
 
 
+@pytest.mark.once
 def test_the_shipped_critic_sees_a_slip():
     """The bars: 0.7 of the oracle's explained variance, and 0.6 of its fall within three tokens of the first error."""
     torch.set_num_threads(1)

@@ -241,6 +241,7 @@ def test_hostile_answers_end_at_the_limit_and_the_rest_goes_on():
     assert verifier.reasons["time limit"] + verifier.reasons["memory"] == 2
 
 
+@pytest.mark.once
 def test_the_kernel_stops_a_worker_in_a_c_call_by_itself():
     """A worker left alone with one huge multiplication ends by itself."""
     code = """if True:
@@ -321,6 +322,7 @@ def test_an_answer_that_kills_two_workers_has_no_verdict():
     assert verifier.reasons == {"died": 1}
 
 
+@pytest.mark.once
 def test_a_second_chance_ends_as_a_first_one_would(tmp_path):
     """A worker killed once on an answer that cannot be decided: that is the reason, not the death."""
     code = f"""
@@ -399,6 +401,7 @@ def run_python(code):
     return subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.once
 @needs_proc
 def test_workers_do_not_outlive_a_killed_parent():
     code = """

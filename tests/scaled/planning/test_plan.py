@@ -190,6 +190,7 @@ def test_a_smaller_critic_needs_less():
 FREE = {"sampler_memory": 0.2}  # so that the learner, not vLLM's share, decides
 
 
+@pytest.mark.once
 @settings(max_examples=25)
 @given(
     stage=st.sampled_from([2, 3]),
@@ -423,6 +424,7 @@ def test_a_gpu_has_the_memory_of_its_name(name):
     assert gpu.bandwidth > gpu.host_bandwidth
 
 
+@pytest.mark.once
 def test_the_page_says_what_the_plan_says_now():
     """docs/plan-32b.md; `python benchmarks/plan_check.py --docs` writes it anew."""
     path = Path(__file__).parents[3] / "benchmarks" / "plan_check.py"
