@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from minivapo.files import count_objects, cut_file
 from minivapo.interfaces import Engine, Metrics, Problem, Rollout, Task, UserError
 from minivapo.probe import check_gap
 from minivapo.responses import training_problem
@@ -28,7 +29,7 @@ from minivapo.runs.checkpoint import (
     save_checkpoint,
     verify_checkpoint,
 )
-from minivapo.runs.folder import keep_lines, read_metrics
+from minivapo.runs.folder import keep_lines, keep_steps, last_metrics
 from minivapo.runs.lock import run_lock
 from minivapo.vapo import Config, train
 
@@ -108,10 +109,9 @@ def restore(engine: Engine, run: Path, save_every: int, keep: int) -> float:
         if folder.name == CHECKPOINT:
             retire(run, keep)
         lines, step = engine.progress.lines, engine.progress.step
-        keep_lines(run / "metrics.jsonl", lambda i, _: i < lines)
-        keep_lines(run / "samples.jsonl", lambda _, record: record["step"] <= step)
-        metrics = read_metrics(run)
-        spent = metrics[-1].get("time/cpu_seconds", 0.0) if metrics else 0.0
+        keep_lines(run / "metrics.jsonl", lines)
+        keep_steps(run / "samples.jsonl", step)
+        spent = last_metrics(run).get("time/cpu_seconds", 0.0)
     barrier(engine)
     return spent
 
@@ -122,14 +122,16 @@ def start_again(run: Path, save_every: int) -> None:
     Raises:
         UserError: there are more lines than come before the first one: it was removed.
     """
-    lines = len(read_metrics(run))
+    metrics = run / "metrics.jsonl"
+    lines = count_objects(metrics)[0] if metrics.exists() else 0
     if lines > 1 + max(1, save_every):
         raise UserError(
             f"{run} has {lines} lines of metrics but no checkpoint: it was removed. Put it back, or start a new run."
         )
     shutil.rmtree(run / "checkpoint.new", ignore_errors=True)
-    keep_lines(run / "metrics.jsonl", lambda *_: False)
-    keep_lines(run / "samples.jsonl", lambda *_: False)
+    for path in (metrics, run / "samples.jsonl"):
+        if path.exists():
+            cut_file(path, 0)
 
 
 def sample_records(engine: Engine, task: Task, step: int, config: Config, count: int = 4) -> list[dict[str, Any]]:
