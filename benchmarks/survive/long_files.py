@@ -55,14 +55,14 @@ def measured(words: list[str], log: Path, until: Path | None = None) -> tuple[in
     with log.open("w") as file:
         command = [sys.executable, "-m", "minivapo.cli", *words]
         process = subprocess.Popen(command, stdout=file, stderr=file, env=environment(), cwd=ROOT)
-        ended = 0
-        while not ended:
+        while True:
             ended, status, usage = os.wait4(process.pid, os.WNOHANG if until and not seconds else 0)
-            if until and not (ended or seconds):
-                time.sleep(0.05)
-                if until.stat().st_mtime_ns != before:
-                    seconds = time.monotonic() - begun
-                    process.kill()
+            if ended:
+                break
+            time.sleep(0.05)
+            if until and until.stat().st_mtime_ns != before:
+                seconds = time.monotonic() - begun
+                process.kill()
     code = 0 if seconds else os.waitstatus_to_exitcode(status)
     return code, seconds or time.monotonic() - begun, usage.ru_maxrss / 1024
 
