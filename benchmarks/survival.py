@@ -9,7 +9,7 @@
     kills-changed  10 kills after which the run goes on elsewhere: two ranks -> one, two ranks -> laptop, laptop -> two
     presets        20 seeds of every preset, short runs: no crash, no number that is not finite
     fuzz           100,000 responses through every verifier, most of them hostile
-    long-files     `minivapo watch` and `minivapo report` on a metrics.jsonl of a million lines
+    long-files     `minivapo watch`, `report` and `train --resume` on a metrics.jsonl of a million lines
     faults         a dead and a frozen rank, a lost network, a full disk, a read-only folder, altered bits, a clock
                    that jumps, a launcher that starts the job anew
 

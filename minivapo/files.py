@@ -5,12 +5,15 @@ It lies under every room because all of them read such files: engines and runs, 
 
 from __future__ import annotations
 
+import io
 import json
+import math
+import os
 import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from minivapo.errors import UserError
 
@@ -75,11 +78,81 @@ def each_object(path: Path) -> Iterator[dict[str, Any] | None]:
     with path.open("rb") as file:
         for line in json_lines(file):
             if line.row is None and line.whole:
-                raise UserError(
-                    f"{path}, line {line.number}: not a JSON object: {excerpt(line.text)}. The file is "
-                    "damaged; delete that line, or train again into a new folder."
-                )
+                raise damaged(path, line.number, line.text)
             yield line.row
+
+
+def count_objects(path: Path, most: float = math.inf) -> tuple[int, int]:
+    """(Objects of a JSON-lines file, bytes up to the end of the first `most`); a half-written last line is none.
+
+    Lines that begin and end as objects do are not parsed.
+
+    Raises:
+        UserError: a line other than the last is not a JSON object.
+    """
+    count = size = end = 0
+    with path.open("rb") as file:
+        for number, text in enumerate(file, 1):
+            end += len(text)
+            if not (text.startswith(b"{") and text.endswith(b"}\n")):
+                if not text.strip():
+                    continue
+                if parse_object(text) is None:
+                    if text.endswith(b"\n"):
+                        raise damaged(path, number, text)
+                    break
+            count += 1
+            size = end if count <= most else size
+    return count, size
+
+
+def last_object(path: Path) -> dict[str, Any] | None:
+    """The last object of a JSON-lines file, of which only the end is read; None if there is none.
+
+    Raises:
+        UserError: its last line is whole, but not a JSON object.
+    """
+    with path.open("rb") as file:
+        for _, text in lines_from_end(file):
+            row = parse_object(text)
+            if row is not None:
+                return row
+            if text.strip() and text.endswith(b"\n"):
+                count_objects(path)  # names the line
+    return None
+
+
+def lines_from_end(file: BinaryIO, block: int = 2**18) -> Iterator[tuple[int, bytes]]:
+    """(Where it begins, text) of every line of a file, the last one first; so many bytes are read at once."""
+    at, rest = file.seek(0, os.SEEK_END), b""
+    while at:
+        size = min(block, at)
+        at -= size
+        file.seek(at)
+        lines = io.BytesIO(file.read(size) + rest).readlines()
+        rest = lines.pop(0) if at else b""  # it may begin before this block
+        start = at + len(rest) + sum(map(len, lines))
+        for text in reversed(lines):
+            start -= len(text)
+            yield start, text
+
+
+def cut_file(path: Path, size: int) -> None:
+    """Drops what comes after so many bytes of a JSON-lines file, and ends the line there; most often does nothing."""
+    if size < path.stat().st_size:
+        os.truncate(path, size)
+    with path.open("r+b") as file:
+        file.seek(max(size - 1, 0))
+        if file.read() not in (b"", b"\n"):
+            file.write(b"\n")
+
+
+def damaged(path: Path, number: int, text: bytes) -> UserError:
+    """What to say of a line that is no JSON object."""
+    return UserError(
+        f"{path}, line {number}: not a JSON object: {excerpt(text)}. The file is damaged; delete that line, or train "
+        "again into a new folder."
+    )
 
 
 def excerpt(text: bytes) -> str:

@@ -93,10 +93,10 @@ def run_rank(words: Sequence[str], rank: int) -> None:
     if not torch.cuda.is_available():
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     world = start(job.settings.timeout_minutes)
-    run = world.agree(lambda: run_folder(job, args.resume, options))
+    run = world.agree(lambda: run_folder(job, resume))
     write_failures_to(run)
     tick("building the engine")
-    model = reference = str(run / "base") if (run / "base").exists() else default_model(job)
+    model = reference = start_model(job, run, resume is not None)
     critic = job.critic or None
     if resume is not None and world.agree(lambda: has_checkpoint(run) and is_gone(model)):
         state = checkpoint_folder(run)  # it holds all that the model was there for
@@ -108,6 +108,7 @@ def run_rank(words: Sequence[str], rank: int) -> None:
     engine = ScaledEngine(model, job.config, job.settings, world, stop=task.stop, critic=critic, reference=reference)
     tick("probing the model")
     probe(engine, task.train_problems(0, PROBLEMS, job.config.seed), job.config)
+    world.agree(lambda: record(job, run, resume is not None, options))  # a refused model leaves no run behind
     how = {"save_every": args.save_every, "keep": args.keep}
     lines = run_training(job.config, task, engine, run, resume=resume is not None, **how)
     for metrics in lines:
@@ -184,34 +185,57 @@ def recorded_job(run: Path) -> tuple[Job, dict[str, Any]]:
     return job, options
 
 
-def run_folder(job: Job, resume: Path | None, options: dict[str, Any]) -> Path:
-    """Rank 0: the run's folder, made and with its config.json."""
-    from minivapo.runs.folder import check_steps, new_run_folder, read_config, record_changes, write_config
+def run_folder(job: Job, resume: Path | None) -> Path:
+    """Rank 0: the run's folder; a new one is made, without a config.json yet: what has that can go on.
+
+    Raises:
+        UserError: the run cannot go on like this, or the folder holds another one, or cannot be made.
+    """
+    from minivapo.runs.folder import cannot_write, check_steps, new_run_folder, read_config, refuse_a_run
     from minivapo.runs.origin import check_reference, find_origin
     from minivapo.tasks import task_label
 
-    if resume not in (None, AUTO):
+    if resume is not None:
         config, info = read_config(resume)
         check_steps(resume, config.steps, job.config.steps)
         check_reference(info, find_origin(info, config, resume), resume)
-        record_changes(resume, job.config, settings=dataclasses.asdict(job.settings))
         return resume
     name = f"{task_label(job.task)}-{preset_label(job.preset)}-{job.config.seed}"
     run = job.run or new_run_folder(Path("runs"), name)
-    model = default_model(job)
-    if not job.model and needs_widening(model):
-        model = str(run / "base")
-    info = {
-        "preset": job.preset, "task": job.task, "task_options": options, "model": model,
-        "critic": job.critic, "settings": dataclasses.asdict(job.settings),
-        "ranks": int(os.environ.get("WORLD_SIZE", "1")),
-    }  # fmt: skip
-    if model == str(run / "base") and not (run / "config.json").exists():
-        from scaled.layers.widen import widen
+    refuse_a_run(run)
+    model = start_model(job, run)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        if model == str(run / "base"):
+            from scaled.layers.widen import widen
 
-        widen(default_model(job), run / "base")  # before config.json: what has that can go on
-    write_config(run, job.config, info)
+            widen(default_model(job), run / "base")
+    except OSError as error:
+        raise cannot_write(run, error) from error
     return run
+
+
+def record(job: Job, run: Path, resume: bool, options: dict[str, Any]) -> None:
+    """Rank 0: writes config.json, or what a run goes on with."""
+    from minivapo.runs.folder import record_changes, write_config
+
+    settings = dataclasses.asdict(job.settings)
+    if resume:
+        return record_changes(run, job.config, settings=settings)
+    info = {
+        "preset": job.preset, "task": job.task, "task_options": options, "model": start_model(job, run),
+        "critic": job.critic, "settings": settings, "ranks": int(os.environ.get("WORLD_SIZE", "1")),
+    }  # fmt: skip
+    return write_config(run, job.config, info)
+
+
+def start_model(job: Job, run: Path, resume: bool = False) -> str:
+    """The model that a run starts, or was started, from: the job's, or a wider copy of the embedded base, made here."""
+    wide = run / "base"
+    if resume:  # the folder may have been moved
+        return str(wide) if Path(job.model).name == wide.name and wide.exists() else default_model(job)
+    model = default_model(job)
+    return str(wide) if not job.model and needs_widening(model) else model
 
 
 def needs_widening(model: str) -> bool:

@@ -52,12 +52,12 @@ class Watcher:
 
     def __init__(self, run: Path) -> None:
         self.run, self.begun = run, time.monotonic()
-        self.before = inode(run / "metrics.jsonl")
+        self.before = mark(run / "metrics.jsonl")
         self.saves, self.saving = 0, False
 
     def restored(self) -> bool:
-        """Whether this process has begun, or taken the files back to the checkpoint: they are written anew then."""
-        return inode(self.run / "metrics.jsonl") != self.before
+        """Whether this process has cut the lines after the checkpoint off, or written one of its own."""
+        return mark(self.run / "metrics.jsonl") != self.before
 
     def lines(self) -> int:
         """Lines, once the run is restored."""
@@ -104,9 +104,12 @@ class Watcher:
         return step - kept, max(0, len(metrics) - max(1, saved))
 
 
-def inode(path: Path) -> int | None:
-    """Which file stands there."""
-    return path.stat().st_ino if path.exists() else None
+def mark(path: Path) -> tuple[int, ...] | None:
+    """What changes whenever a file is written."""
+    if not path.exists():
+        return None
+    stat = path.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def saved_lines(run: Path) -> int:

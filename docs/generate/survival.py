@@ -176,7 +176,8 @@ def long_files() -> str:
         return ""
     return LONG + "".join(
         f"`minivapo {row['command']}` on a `metrics.jsonl` of {int(row['lines']):,} lines, "
-        f"{int(row['megabytes']):,} MB: {float(row['seconds']):.0f} s, {int(row['memory_mib']):,} MiB of memory.\n\n"
+        f"{int(row['megabytes']):,} MB: {float(row['seconds']):.0f} s"
+        f"{' to its next line' if 'resume' in row['command'] else ''}, {int(row['memory_mib']):,} MiB of memory.\n\n"
         for row in rows
     )
 

@@ -264,7 +264,7 @@ def changes(before: Any, after: Any) -> list[str]:
 
 
 def refuse_changes(before: Any, after: Any, free: Iterable[str], why: str, where: str = "--resume") -> None:
-    """Refuses a flag on `--resume` that would change what the run was started with.
+    """Refuses flags on `--resume` that would change what the run was started with.
 
     Args:
         before: the options as the run has them.
@@ -274,8 +274,10 @@ def refuse_changes(before: Any, after: Any, free: Iterable[str], why: str, where
         where: the flag that it does not go with.
 
     Raises:
-        UsageError: names the first such flag.
+        UsageError: names all such flags.
     """
-    wrong = [name for name in changes(before, after) if name not in set(free)]
+    free = set(free)
+    wrong = [f"--{name.replace('_', '-')}" for name in changes(before, after) if name not in free]
     if wrong:
-        raise UsageError(f"--{wrong[0].replace('_', '-')} cannot be changed on {where}; {why}")
+        flags = " and ".join(filter(None, (", ".join(wrong[:-1]), wrong[-1])))
+        raise UsageError(f"{flags} cannot be changed on {where}; {why}")

@@ -15,12 +15,20 @@ import itertools
 import json
 import platform
 import subprocess
-from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from minivapo.files import json_lines, read_object, read_objects, write_atomically
+from minivapo.files import (
+    count_objects,
+    cut_file,
+    last_object,
+    lines_from_end,
+    parse_object,
+    read_object,
+    read_objects,
+    write_atomically,
+)
 from minivapo.interfaces import UserError
 from minivapo.runs.checkpoint import CHECKPOINT
 from minivapo.runs.lock import run_lock
@@ -85,8 +93,8 @@ def check_steps(run: Path, before: int, steps: int) -> None:
     Raises:
         UserError: it has taken more.
     """
-    metrics = read_metrics(run)
-    done = int(metrics[-1]["step"]) if metrics else 0
+    last = last_metrics(run)
+    done = int(last["step"]) if last else 0
     if steps < min(done + 1, before):
         raise UserError(f"--steps is {steps}, but {run} has taken {done} already: name more to extend it.")
 
@@ -108,8 +116,8 @@ def record_changes(run: Path, config: Config, **info: dict[str, Any]) -> None:
         if part in record and record[part].get(name) != value
     }
     if changed or not parts.keys() <= record.keys():  # a run of the other engine, or of an earlier version
-        metrics = read_metrics(run)
-        change = {"step": metrics[-1]["step"] if metrics else 0, "changed": changed}
+        last = last_metrics(run)
+        change = {"step": last["step"] if last else 0, "changed": changed}
         record = {**record, **parts, "changes": [*record.get("changes", []), *([change] if changed else [])]}
         with run_lock(run):
             write_atomically(run / "config.json", json.dumps(record, indent=2))
@@ -168,14 +176,38 @@ def git_commit() -> str | None:
         return None
 
 
-def keep_lines(path: Path, keep: Callable[[int, dict[str, Any]], bool]) -> None:
-    """Drops the lines of a JSON-lines file that were written after the checkpoint, a half-written one included."""
+def keep_lines(path: Path, lines: int) -> None:
+    """Drops what a JSON-lines file holds after its first lines, which come before the checkpoint.
+
+    Raises:
+        UserError: the file is damaged; nothing was changed.
+    """
+    if path.exists():
+        cut_file(path, count_objects(path, lines)[1])
+
+
+def keep_steps(path: Path, step: int) -> None:
+    """Drops the records of a JSON-lines file that are of steps after the checkpoint, a half-written one included."""
     if not path.exists():
         return
+    size = 0
     with path.open("rb") as file:
-        sound = itertools.takewhile(lambda line: line.row is not None, json_lines(file))
-        kept = [line.text.rstrip(b"\n") + b"\n" for i, line in enumerate(sound) if keep(i, line.row or {})]
-    write_atomically(path, b"".join(kept))
+        for start, text in lines_from_end(file):
+            record = parse_object(text)
+            if record is not None and record["step"] <= step:
+                size = start + len(text)
+                break
+    cut_file(path, size)
+
+
+def last_metrics(run: Path) -> dict[str, Any]:
+    """The last line of metrics.jsonl, found from the end of the file; empty if there is none.
+
+    Raises:
+        UserError: that line is damaged.
+    """
+    path = run / "metrics.jsonl"
+    return (last_object(path) if path.exists() else None) or {}
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

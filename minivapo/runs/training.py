@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from minivapo.files import count_objects, cut_file
 from minivapo.interfaces import Engine, Metrics, Task, UserError
 from minivapo.probe import check_gap
 from minivapo.runs.checkpoint import (
@@ -27,7 +28,7 @@ from minivapo.runs.checkpoint import (
     save_checkpoint,
     verify_checkpoint,
 )
-from minivapo.runs.folder import keep_lines, read_metrics
+from minivapo.runs.folder import keep_lines, keep_steps, last_metrics
 from minivapo.runs.lock import run_lock
 from minivapo.runs.records import held_out_records, sample_records, write_task
 from minivapo.vapo import Config, train
@@ -117,11 +118,10 @@ def restore(engine: Engine, run: Path, save_every: int, keep: int) -> float:
         if folder.name == CHECKPOINT:
             retire(run, keep)
         lines, step = engine.progress.lines, engine.progress.step
-        keep_lines(run / "metrics.jsonl", lambda i, _: i < lines)
+        keep_lines(run / "metrics.jsonl", lines)
         for name in ("samples.jsonl", "held_out.jsonl"):
-            keep_lines(run / name, lambda _, record: record["step"] <= step)
-        metrics = read_metrics(run)
-        spent = metrics[-1].get("time/cpu_seconds", 0.0) if metrics else 0.0
+            keep_steps(run / name, step)
+        spent = last_metrics(run).get("time/cpu_seconds", 0.0)
     barrier(engine)
     return spent
 
@@ -132,11 +132,13 @@ def start_again(run: Path, save_every: int) -> None:
     Raises:
         UserError: there are more lines than come before the first one: it was removed.
     """
-    lines = len(read_metrics(run))
+    metrics = run / "metrics.jsonl"
+    lines = count_objects(metrics)[0] if metrics.exists() else 0
     if lines > 1 + max(1, save_every):
         raise UserError(
             f"{run} has {lines} lines of metrics but no checkpoint: it was removed. Put it back, or start a new run."
         )
     shutil.rmtree(run / "checkpoint.new", ignore_errors=True)
-    for name in ("metrics.jsonl", "samples.jsonl", "held_out.jsonl"):
-        keep_lines(run / name, lambda *_: False)
+    for path in (metrics, run / "samples.jsonl", run / "held_out.jsonl"):
+        if path.exists():
+            cut_file(path, 0)

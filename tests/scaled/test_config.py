@@ -12,7 +12,7 @@ from minivapo.interfaces import UserError
 from minivapo.runs.folder import read_config, write_config
 from minivapo.vapo import PRESETS
 from scaled.config import Settings, check_ranks, make_job, read_job
-from scaled.train import read_arguments, run_folder
+from scaled.train import read_arguments, record, run_folder, start_model
 
 CONFIGS = sorted((ROOT / "scaled" / "configs").glob("*.yaml"))
 
@@ -80,13 +80,38 @@ def test_a_run_goes_on_with_other_settings_alone(tmp_path):
     assert (args.job.config, args.job.run) == (PRESETS["grpo"], tmp_path / "run")
     with pytest.raises(UserError, match="--seed cannot be changed on --resume; only the cluster's settings and"):
         read_arguments(["--resume", str(tmp_path / "run"), "--seed", "3"])
+    with pytest.raises(UserError, match="--task and --seed cannot be changed on --resume; only the cluster's"):
+        read_arguments(["--resume", str(tmp_path / "run"), "--seed", "3", "--task", "proof"])
     args, options = read_arguments(["--resume", str(tmp_path / "run"), "--steps", "99"])
-    assert run_folder(args.job, args.resume, options) == tmp_path / "run"
+    assert run_folder(args.job, args.resume) == tmp_path / "run"
+    assert read_config(tmp_path / "run")[0].steps != 99  # before the model is looked at
+    record(args.job, tmp_path / "run", True, options)
     assert read_config(tmp_path / "run")[0].steps == 99
     (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 7}\n')
-    args, options = read_arguments(["--resume", str(tmp_path / "run"), "--steps", "6"])
+    args, _ = read_arguments(["--resume", str(tmp_path / "run"), "--steps", "6"])
     with pytest.raises(UserError, match=r"--steps is 6, but .* has taken 7"):
-        run_folder(args.job, args.resume, options)
+        run_folder(args.job, args.resume)
+
+
+def test_a_folder_serves_again_until_the_model_was_found_fit(tmp_path, monkeypatch):
+    """First the embedded base, widened in the folder, and refused; then another model."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    run = tmp_path / "run"
+    words = ["--config", str(write(tmp_path, "task: chain")), "--run-dir", str(run), "--resume", "auto"]
+    for _ in range(2):
+        args, options = read_arguments(words)
+        assert run_folder(args.job, None) == run and {p.name for p in run.iterdir()} == {"base"}
+        assert start_model(args.job, run) == str(run / "base")
+    (tmp_path / "base").mkdir()
+    args, options = read_arguments([*words, "--model", str(tmp_path / "base")])
+    assert start_model(args.job, run_folder(args.job, None)) == str(tmp_path / "base")
+    args, options = read_arguments(words)
+    record(args.job, run_folder(args.job, None), False, options)
+    with pytest.raises(UserError, match="already holds a run"):
+        run_folder(args.job, None)
+    run.rename(tmp_path / "moved")
+    args, _ = read_arguments(["--resume", str(tmp_path / "moved")])
+    assert start_model(args.job, args.resume, True) == str(tmp_path / "moved" / "base")
 
 
 def test_a_run_does_not_go_on_with_another_reference_policy(tmp_path):
@@ -95,11 +120,11 @@ def test_a_run_does_not_go_on_with_another_reference_policy(tmp_path):
     weights.write_bytes(b"some weights")
     info = {"task": "chain", "model": str(weights.parent), "preset": "grpo", "critic": None}
     write_config(run, dataclasses.replace(PRESETS["grpo"], kl_coef=0.1), info)
-    args, options = read_arguments(["--resume", str(run)])
-    assert run_folder(args.job, args.resume, options) == run
+    args, _ = read_arguments(["--resume", str(run)])
+    assert run_folder(args.job, args.resume) == run
     weights.write_bytes(b"others")
     with pytest.raises(UserError, match=r"to which kl_coef holds .* has other weights now"):
-        run_folder(args.job, args.resume, options)
+        run_folder(args.job, args.resume)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from compare_runs import numbers
 from launch import environment, rank_processes, require, start_torchrun, torchrun
 from toy_models import make_toy
 
-from minivapo.runs.folder import read_metrics
+from minivapo.runs.folder import read_metrics, refuse_a_run
 
 pytestmark = pytest.mark.cluster
 
@@ -133,4 +133,5 @@ def test_a_model_that_would_train_on_wrong_numbers_is_refused_before_the_first_s
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if line.startswith("scaled.train:")]
     assert len(said) == 1 and "would train on wrong numbers: a row's numbers in the actor depend" in said[0]
-    assert not (run / "metrics.jsonl").exists()
+    assert [path.name for path in run.iterdir()] == ["failures.log"]
+    refuse_a_run(run)  # another model may begin there

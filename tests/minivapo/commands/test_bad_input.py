@@ -332,6 +332,8 @@ def test_a_run_goes_on_as_it_was_started(fails, tmp_path):
     for flag in ("--actor-lr", "--seed"):
         message = fails("train", "--resume", tmp_path / "run", flag, 99)
         assert f"{flag} cannot be changed on --resume" in message
+    message = fails("train", "--resume", tmp_path / "run", "--bf16", False, "--seed", 99, "--actor-lr", 99)
+    assert "--bf16, --actor-lr and --seed cannot be changed on --resume; a run goes on" in message
 
 
 @pytest.mark.parametrize("words", [["trian"], ["eval", "--sampels", "3"], ["ablate", "--seeds", "0"]])

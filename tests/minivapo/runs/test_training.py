@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from fakes import on_ranks
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minivapo import files
 from minivapo.interfaces import NonFiniteError, UserError, World
 from minivapo.loading import load_actor
 from minivapo.local import LocalEngine, LocalLearner
@@ -26,7 +28,15 @@ from minivapo.runs.checkpoint import (
     saved_step,
     verify_checkpoint,
 )
-from minivapo.runs.folder import keep_lines, new_run_folder, read_config, read_metrics, write_config
+from minivapo.runs.folder import (
+    keep_lines,
+    keep_steps,
+    last_metrics,
+    new_run_folder,
+    read_config,
+    read_metrics,
+    write_config,
+)
 from minivapo.runs.lock import run_lock
 from minivapo.runs.training import run_training
 from minivapo.vapo import train_step
@@ -172,8 +182,45 @@ def test_half_written_lines_are_dropped(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 0}\n{"step": 1}\n{"step": 2}\n{"st')
     assert read_metrics(tmp_path) == [{"step": 0}, {"step": 1}, {"step": 2}]
-    keep_lines(path, lambda i, record: record["step"] < 2)
-    assert path.read_text() == '{"step": 0}\n{"step": 1}\n'
+    for keep in (keep_lines, keep_steps):  # three lines; steps up to 1
+        path.write_text('{"step": 0}\n{"step": 1}\n{"step": 1}\n{"step": 2}\n{"st')
+        keep(path, 3 if keep is keep_lines else 1)
+        assert path.read_text() == '{"step": 0}\n{"step": 1}\n{"step": 1}\n'
+        path.write_text('{"step": 0}\n{"step": 1}')  # only its line break is missing
+        keep(path, 3)
+        assert path.read_text() == '{"step": 0}\n{"step": 1}\n'
+        keep(path, 0 if keep is keep_lines else -1)
+        assert path.read_text() == ""
+        keep(tmp_path / "none", 3)
+    assert last_metrics(tmp_path) == {}
+
+
+def test_a_damaged_line_is_named_before_the_run_goes_on(half_run, chain, tiny_model):
+    run, config = half_run
+    whole = (run / "metrics.jsonl").read_text()
+    (run / "metrics.jsonl").write_text("?" + whole)
+    before = snapshot(run)
+    with pytest.raises(UserError, match="line 1: not a JSON object"):
+        list(run_training(config, chain, LocalEngine(tiny_model, config), run, resume=True))
+    assert snapshot(run) == before
+
+
+@pytest.mark.parametrize("cut", [0, 3])
+def test_a_long_run_is_taken_up_without_reading_its_lines(tmp_path, monkeypatch, cut):
+    """As objects they would take 100 MB; where nothing is cut, nothing is written."""
+    path = tmp_path / "metrics.jsonl"
+    text = ", ".join(f'"group/metric_{i}": 0.{i}1234' for i in range(40))
+    with path.open("w") as file:
+        file.writelines(f'{{"step": {step}, {text}}}\n' for step in range(20_000))
+    before, parsed = path.stat().st_size, []
+    monkeypatch.setattr(files, "parse_object", lambda text: parsed.append(text) or json.loads(text))
+    tracemalloc.start()
+    keep_lines(path, 20_000 - cut)
+    step = last_metrics(tmp_path)["step"]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert step == 19_999 - cut and len(parsed) == 1 and peak < 5e6
+    assert (path.stat().st_size < before) == bool(cut)
 
 
 def test_run_folders_are_numbered_and_no_two_get_the_same(tmp_path):
