@@ -187,7 +187,8 @@ def vllm_sampler(
     )
     if not dist.is_initialized():
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    how = ClusterSettings(dtype=settings.dtype, sampler_sleep=False, sampler_memory=0.85)
+    at_once = min(settings.sample_batch, ClusterSettings.sampler_sequences)
+    how = ClusterSettings(dtype=settings.dtype, sampler_sleep=False, sampler_memory=0.85, sampler_sequences=at_once)
     ends = stop_ids(actor.model, tokenizer)
     sampler = VllmSampler(model, config, how, DistributedWorld(), ends, settings.stop)
     sampler.sync(actor)

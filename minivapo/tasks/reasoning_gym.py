@@ -12,6 +12,7 @@ import contextlib
 import difflib
 import importlib.util
 import json
+import math
 import os
 import re
 import selectors
@@ -86,12 +87,15 @@ class Worker:
         self.lock = threading.Lock()
         self.process: subprocess.Popen[bytes] | None = None
 
-    def ask(self, *request: Any) -> dict[str, Any]:
+    def ask(self, *request: Any, seconds: float = math.inf) -> dict[str, Any]:
         """The reply to one request, see the worker; {"error": …} if there is none within the limits."""
+        if seconds <= 0:
+            return {"error": "no time is left"}
         with self.lock:
             if self.process is None:
                 self.start()
-            return self.exchange(list(request), 10 * self.time_limit + 1) or self.kill("it died, or took too long")
+            patience = min(10 * self.time_limit + 1, seconds)
+            return self.exchange(list(request), patience) or self.kill("it died, or took too long")
 
     def start(self) -> None:
         """Starts the process and waits until it has the generator."""
@@ -242,15 +246,19 @@ class ReasoningGym:
             )
         return problem
 
-    def judge(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[bool | None]:
-        """Right if the generator's scorer gives the answer at least `threshold`; None where the scorer failed."""
-        return [self.verdict(p, stated_answer(r)) for p, r in zip(problems, responses, strict=True)]
+    def judge(
+        self, problems: Sequence[Problem], responses: Sequence[str], seconds: float = math.inf
+    ) -> list[bool | None]:
+        """Right if the generator's scorer gives at least `threshold`; None where it failed or its time was up."""
+        end = time.monotonic() + seconds
+        return [self.verdict(p, stated_answer(r), end) for p, r in zip(problems, responses, strict=True)]
 
-    def verdict(self, problem: Problem, answer: str) -> bool | None:
-        """On one answer."""
+    def verdict(self, problem: Problem, answer: str, end: float) -> bool | None:
+        """On one answer, by this time of the monotonic clock."""
         if self.worker.name in EVALUATING and CODE.search(answer):
             return False
-        score = self.worker.ask(int(problem.id.rpartition("/")[2]), answer).get("score")
+        index = int(problem.id.rpartition("/")[2])
+        score = self.worker.ask(index, answer, seconds=end - time.monotonic()).get("score")
         return None if score is None else score >= self.threshold
 
 

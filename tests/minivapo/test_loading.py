@@ -387,6 +387,8 @@ def test_an_adapter_is_refused_before_anything_loads(tmp_path, capsys, qwen):
     assert "LoRA adapter" in refusal(capsys, "train", "--model", tmp_path, *words)
     assert "merge it into its base model" in refusal(capsys, "eval", tmp_path, "--task", "chain")
     assert "LoRA adapter" in refusal(capsys, "train", "--model", qwen, "--critic", tmp_path, *words)
+    with pytest.raises(UserError, match="LoRA adapter"):  # of the hub, which transformers loads where peft is there
+        loading.refuse_foreign(SimpleNamespace(_hf_peft_config_loaded=True), {"unexpected_keys": []}, "a/b")
 
 
 def test_saving_memory_changes_no_number(qwen, monkeypatch):

@@ -91,6 +91,22 @@ def test_rows_that_see_each_other_are_refused(tmp_path):
         probe(engine, PROBLEMS, SHORT)
 
 
+def test_a_short_row_is_looked_at_beside_a_long_one(tmp_path, monkeypatch):
+    """Sorted by length, as micro-batches are, these two would never meet."""
+    engine = LocalEngine(make_toy("Llama", tmp_path), SHORT)
+    plain = engine.actor.forward
+
+    def leaks(rollout, training=False):
+        found = plain(rollout, training)
+        unlike = len(rollout) == 2 and rollout.totals.max() > rollout.totals.min() + 12
+        return {name: x + 0.01 * unlike for name, x in found.items()}
+
+    monkeypatch.setattr(engine.actor, "forward", leaks)
+    problems = [dataclasses.replace(PROBLEMS[0], prompt=("w3 " * n).strip()) for n in (1, 7, 15)]
+    with pytest.raises(UserError, match="the actor depend on the rows beside it"):
+        probe(engine, problems, SHORT)
+
+
 @pytest.mark.parametrize("kind", ["actor", "critic"])
 def test_dropout_while_training_is_refused(kind, tmp_path):
     """Also in a critic whose head still says 0 everywhere."""

@@ -8,7 +8,8 @@ from fakes import TOKENIZER, NumberTask, digest, fake_engine, on_ranks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minivapo.interfaces import Problem, Sample, UserError, join, make_rollout
+from minivapo.interfaces import Problem, Sample, UserError, World, join, make_rollout
+from minivapo.measure import describe
 from minivapo.responses import encode_prompt, response_text
 from minivapo.vapo import Config, collect, estimate_advantages, evaluate
 
@@ -128,6 +129,8 @@ def test_no_verdict_masks_the_row_and_counts_as_error():
     rollout.advantages, rollout.returns, rollout.lam = estimate_advantages(CONFIG, rollout)
     assert not rollout.advantages[failed].any()
     assert not rollout.returns[failed].any()
+    rollout.old_logprobs, rollout.entropy = rollout.sampled_logprobs, torch.zeros(rollout.tokens.shape)
+    assert describe(rollout, World())["reward/verifier_errors"] == pytest.approx(float(failed.float().mean())) != 0
     found = evaluate(CONFIG, NumberTask(lambda n, _: None), fake_engine())
     assert found["eval/verifier_errors"] == 1
     assert found["eval/accuracy"] == 0

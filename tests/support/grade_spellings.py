@@ -17,6 +17,8 @@ WRITTEN = [  # how the last line of a response may state X
     "<answer>X</answer>", "<answer>**X**</answer>", "Final Answer: X", "### Answer:\nX",
 ]  # fmt: skip
 
+LARGE = r"\begin{pmatrix}" + r"\\".join(["1&2&3&4&5&6"] * 6) + r"\end{pmatrix}"
+
 FAMILIES: dict[str, tuple[list[str], list[str]]] = {
     "statement": (
         ["18", r"\frac{3}{4}", "-7", r"\sqrt{2}", "(1, 2)", "1,000", "0.125", "[1, 2)", "x^2+1", r"2\pi", "3/4",
@@ -47,8 +49,16 @@ FAMILIES: dict[str, tuple[list[str], list[str]]] = {
           r"\left(\begin{array}{cc} 1 & 2 \\ 3 & 4 \end{array}\right)",
           r"\begin{pmatrix}1&2\\ \frac{6}{2}&4\end{pmatrix}",
           r"\left[\begin{matrix}1&2\\3&4\end{matrix}\right]", r"A = \begin{pmatrix}1&2\\3&4\end{pmatrix}",
-          r"\begin{pmatrix}1&\sqrt{4}\\3&2^2\end{pmatrix}", r"\begin{bmatrix}1 & 2\\3 & 4\\ \end{bmatrix}")],
+          r"\begin{pmatrix}1&\sqrt{4}\\3&2^2\end{pmatrix}", r"\begin{bmatrix}1 & 2\\3 & 4\\ \end{bmatrix}",
+          r"\left[\begin{array}{c|c}1&2\\3&4\end{array}\right]", r"\frac{1}{2}\begin{pmatrix}2&4\\6&8\end{pmatrix}")],
     ),
+    "matrix entries": (
+        [r"\begin{pmatrix}\frac{1}{3}&-1\\50\%&\sqrt{2}\\1000&2x\end{pmatrix}"],
+        [rf"\boxed{{{text}}}" for text in
+         (r"\begin{pmatrix}0.33333333&i^2\\0.5&1.41421356\\1,000&2x\end{pmatrix}",
+          r"\begin{bmatrix}1/3&e^{i\pi}\\\frac12&2^{0.5}\\10^3&\frac{4x}{2}\end{bmatrix}")],
+    ),
+    "large matrices": ([LARGE], [rf"\boxed{{{LARGE.replace('4', '2^2')}}}"]),
     "Unicode powers": (["1024", "2^{10}"], [rf"\boxed{{{text}}}" for text in ("2¹⁰", "4⁵", "32²", "2·2⁹", "𝟏𝟎𝟐𝟒")]),
     "Unicode exponents": (["y^{23}"], [rf"\boxed{{{text}}}" for text in ("y²³", "𝑦²³", "y²⁰·y³", "(y²³)")]),
     "Unicode roots": (["\\frac{1}{2}", "0.5"], [rf"\boxed{{{t}}}" for t in ("½", "¹⁄₂", "¹/₂", "2⁻¹", "√¼", "½·1")]),
@@ -73,6 +83,11 @@ TRAPS = [
     (r"\boxed{\cos(10^{-30})}", "1"),
     (r"\boxed{x+2^{100}-1}", "x+2^{100}"), (r"\boxed{x+1/2^{100}}", "x"),
     (r"\boxed{\begin{pmatrix}2^{100}-1\end{pmatrix}}", r"\begin{pmatrix}2^{100}\end{pmatrix}"),
+    (r"\boxed{\begin{pmatrix}2^{100}+0.5&x\end{pmatrix}}", r"\begin{pmatrix}2^{100}&x\end{pmatrix}"),
+    (r"\boxed{\begin{pmatrix}\sqrt{2}+10^{-40}\end{pmatrix}}", r"\begin{pmatrix}\sqrt{2}\end{pmatrix}"),
+    (r"\boxed{\begin{pmatrix}0.1234567\end{pmatrix}}", r"\begin{pmatrix}0.1234568\end{pmatrix}"),
+    (r"\boxed{\begin{pmatrix}1&2\end{pmatrix}}", r"\begin{pmatrix}1\\2\end{pmatrix}"),
+    (rf"\boxed{{{LARGE.replace('4', '5', 1)}}}", LARGE),
     (r"\boxed{2^{100}-1, 3}", "2^{100}, 3"), (r"\boxed{262537412640768744}", r"e^{\pi\sqrt{163}}"),
     (r"\boxed{y²³}", "y^6"), (r"\boxed{y²³}", "y^2"), (r"\boxed{2¹⁰}", "20"), (r"\boxed{2¹⁰}", "210"),
     (r"\boxed{x₁₂}", "x_1"), (r"\boxed{1½}", "0.5"), (r"\boxed{⅞}", "78"),

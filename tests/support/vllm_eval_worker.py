@@ -36,6 +36,7 @@ def main(folder: Path) -> None:
     def compare(name, config, settings, device, problems):
         """The weights that vLLM samples from are the run's: its log-probs are those of the learner."""
         tokenizer, sampler = build(name, config, settings, device, problems)
+        found["at_once"] = sampler.settings.sampler_sequences
         prompt = encode_prompt(tokenizer, "What is 3 + 4?", 99)
         samples = sampler.generate([prompt], 3, 0, 0)
         rollout = make_rollout([prompt] * 3, samples, [0] * 3, 0)
@@ -46,7 +47,7 @@ def main(folder: Path) -> None:
         return tokenizer, sampler
 
     evaluate.vllm_sampler = compare
-    words = ["--samples", "4", "--sampler", "vllm", "--device", "cpu"]
+    words = ["--samples", "4", "--sampler", "vllm", "--device", "cpu", "--sample-batch", "3"]
     words += ["--task", f"aime2024:{data / 'aime.parquet'}", "--out", str(folder / "result.json")]
     found["code"] = cli.main(["eval", run, *words])
     (folder / "found.json").write_text(json.dumps(found))

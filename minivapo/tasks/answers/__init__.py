@@ -3,7 +3,7 @@ r"""Final answers: find the one a response states, and decide whether it equals 
     extract     which answer does the response state? Linear scans.
     normalise   one spelling for each expression.
     quantity    numbers with units, exactly.
-    groups      tuples, sets, intervals and lists.
+    groups      tuples, sets, intervals, matrices and lists.
     compare     `equal`, from all of these. What needs algebra comes back as None: not decided.
     algebra     the same with math-verify (LaTeX → sympy), in the processes of `server` alone.
 

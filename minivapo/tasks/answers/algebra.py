@@ -48,8 +48,6 @@ def same_by_algebra(pred: str, gold: str) -> bool:
         return False
     if any(value in (sympy.zoo, sympy.nan) for value in (a, b) if isinstance(value, Basic)):
         return False
-    if isinstance(a, MatrixBase) and isinstance(b, MatrixBase):
-        return a.shape == b.shape and all(_same(x, y) for x, y in zip(a.flat(), b.flat(), strict=True))
     if _is_constant(a) and _is_constant(b):
         approximate = _by_decimals(a, b, pred, gold)
         return _same(a, b) if approximate is None else approximate

@@ -140,7 +140,7 @@ def _sides(text: str) -> list[str] | None:
 
 
 def _equal_structure(p: str, g: str, symbolic: Symbolic | None, level: int) -> Any:
-    """Tuples, sets, intervals, unions and lists, element by element."""
+    """Tuples, sets, intervals, unions, matrices and lists, element by element."""
     a, b = read_group(p), read_group(g)
     if a is None and b is None:
         return NotImplemented

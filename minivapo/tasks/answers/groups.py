@@ -1,30 +1,37 @@
-"""Answers of several parts: tuples, sets, intervals, unions and plain lists."""
+"""Answers of several parts: tuples, sets, intervals, unions, matrices and plain lists."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-from . import MAX_ANSWER
+from . import MAX_ANSWER, MAX_ITEMS
 from .normalise import SET_CLOSE, SET_OPEN, outside_brackets, split, wrapped
 from .quantity import read_quantity
 
+_MATRIX = re.compile(
+    r"(?:\( ?|\[ ?)?\\begin ?\{([pb]?matrix|array)\}(?: ?\{[clr| ]*\})?((?:(?!\\begin|\\end).)*)"
+    r"\\end ?\{\1\}(?: ?\)| ?\])?",
+    re.DOTALL,
+)
 RELATION = re.compile(r"\\le(?![a-z])|\\ge(?![a-z])|<|>")
 
 
 @dataclass(frozen=True)
 class Group:
-    """Several answers in one: kind is `set`, `list` (no brackets), `union`, or the two brackets."""
+    """Several answers in one: kind is `set`, `list` (no brackets), `union`, the two brackets, or a matrix's shape."""
 
     kind: str
     items: tuple[str, ...]
 
 
 def read_group(text: str) -> Group | None:
-    """Read a cleaned answer as a tuple, set, interval, union or plain list; None when it is one thing."""
+    """Read a cleaned answer as a tuple, set, interval, union, matrix or plain list; None when it is one thing."""
     text = re.sub(r"^[a-zA-Z] ?\\in(?![a-z]) ?", "", text)
-    if "\\begin" in text or len(text) > MAX_ANSWER:
+    if len(text) > MAX_ANSWER:
         return None
+    if "\\begin" in text:
+        return _read_matrix(text)
     parts = split(text.replace("\\cup", "\x03"), "\x03")
     if len(parts) > 1:
         return Group("union", tuple(parts))
@@ -49,6 +56,17 @@ def read_group(text: str) -> Group | None:
     if text.count("\\pm") == 1:
         return Group("list", (text.replace("\\pm", "+").lstrip("+ "), text.replace("\\pm", "-")))
     return None
+
+
+def _read_matrix(text: str) -> Group | None:
+    """A matrix by its entries; None for what is made of matrices, for a large one, and for rows of unequal length."""
+    match = _MATRIX.fullmatch(text)
+    if match is None:
+        return None
+    rows = [split(row, "&") for row in match[2].split("\\\\") if row.strip()]
+    if len({len(row) for row in rows}) != 1 or len(rows) * len(rows[0]) > MAX_ITEMS:
+        return None
+    return Group(f"{len(rows)}×{len(rows[0])}", tuple(entry for row in rows for entry in row))
 
 
 def _items(inner: str) -> list[str]:

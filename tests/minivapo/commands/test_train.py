@@ -89,9 +89,12 @@ def test_the_reference_policy_is_found_again_or_refused(tiny_model, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny_model, "a/model")
     for name in ("a/run", "whole"):
-        assert begin("a/model", name, "--kl-coef", 0.1, steps=2 if name == "a/run" else 4) == 0
+        assert begin("a/model", name, "--kl-coef", 0.1, steps=2 if name == "a/run" else 5) == 0
     monkeypatch.chdir("a")
     assert train("--resume", "run", "--steps", 3) == 0  # another working directory
+    shutil.move("run", "../run")
+    assert train("--resume", "../run", "--steps", 4) == 0  # the run moved, the model not
+    shutil.move("../run", "run")
     monkeypatch.chdir(tmp_path)
     shutil.move("a", "b")
     weights = Path("b/model/model.safetensors")
@@ -99,12 +102,12 @@ def test_the_reference_policy_is_found_again_or_refused(tiny_model, tmp_path, mo
     before = {p: p.read_bytes() for p in Path("b/run").rglob("*") if p.is_file()}
     for bad in (good[:-1] + bytes([good[-1] ^ 1]), None):
         weights.unlink() if bad is None else weights.write_bytes(bad)
-        assert train("--resume", "b/run", "--steps", 4) == 1
+        assert train("--resume", "b/run", "--steps", 5) == 1
         message = capsys.readouterr().err
         assert "kl_coef" in message and ("is gone" if bad is None else "has other weights now") in message
         assert {p: p.read_bytes() for p in Path("b/run").rglob("*") if p.is_file()} == before
     weights.write_bytes(good)
-    assert train("--resume", "b/run", "--steps", 4) == 0  # run and model moved together
+    assert train("--resume", "b/run", "--steps", 5) == 0  # run and model moved together
     assert numbers(Path("b/run")) == numbers(Path("whole"))
 
 

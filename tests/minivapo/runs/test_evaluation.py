@@ -216,15 +216,15 @@ def test_after_an_edit_of_the_model_it_is_sampled_anew(tiny_model, tmp_path, mon
     words = ["eval", "model", "--samples", "2", "--problems", "4", "--max-new-tokens", "8", "--device", "cpu"]
     assert main(words) == 0
     edit(model / "config.json", rope_theta=3.0, rope_parameters={"rope_type": "default", "rope_theta": 3.0})
+    assert main(words) == 0
     edit(model / "generation_config.json", eos_token_id=[1, 5])
     assert main(words) == 0
     results = [
         json.loads(path.read_text()) for path in sorted(Path("evals").iterdir(), key=lambda p: p.stat().st_mtime)
     ]
-    assert len(results) == 2
-    assert 5 in results[1]["settings"]["stop_ids"] and 5 not in results[0]["settings"]["stop_ids"]
+    assert [5 in result["settings"]["stop_ids"] for result in results] == [False, False, True]
     assert main([*words, "--out", "fresh.json"]) == 0
-    assert json.loads(Path("fresh.json").read_text())["problems"] == results[1]["problems"]
+    assert json.loads(Path("fresh.json").read_text())["problems"] == results[2]["problems"]
 
 
 def test_a_run_keeps_its_template_and_prompts_fill_the_context(tiny_model, small, tmp_path):
@@ -314,3 +314,4 @@ def test_vllm_samples_from_the_weights_of_a_run(tmp_path):
     assert found["gap"] < 1e-4 and found["gap_to_base"] > 1e-2
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["settings"]["sampler"] == "vllm" and [len(p["lengths"]) for p in result["problems"]] == [4, 4, 4]
+    assert found["at_once"] == 3

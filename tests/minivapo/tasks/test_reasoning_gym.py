@@ -237,6 +237,15 @@ def test_a_scorer_that_sleeps_is_stopped_by_the_clock(hostile):
     assert hostile.judge([p, p], ["__import__('time').sleep(60)", "1"]) == [None, True]
 
 
+def test_past_its_time_only_what_is_undecided_has_no_verdict(hostile):
+    p = hostile.train_problems(0, 1, 0)[0]
+    begun = time.monotonic()
+    answers = ["1", *["__import__('time').sleep(60)"] * 20]
+    assert hostile.judge([p] * 21, answers, seconds=3.0) == [True, *[None] * 20]
+    assert time.monotonic() - begun < 30
+    assert hostile.judge([p], ["1"]) == [True]
+
+
 def test_an_answer_that_reads_like_code_is_never_evaluated(hostile, monkeypatch):
     monkeypatch.setattr(gym, "EVALUATING", ("hostile",))
     p = hostile.train_problems(0, 1, 0)[0]

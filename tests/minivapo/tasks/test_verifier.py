@@ -26,6 +26,7 @@ from minivapo.tasks import answers
 from minivapo.tasks.answers import server
 from minivapo.tasks.answers.compare import equal
 from minivapo.tasks.answers.extract import extract_answer
+from minivapo.tasks.math import LoadReport, MathTask
 from minivapo.tasks.verifier import Verifier, grade
 
 RELAXED = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True}
@@ -482,11 +483,10 @@ def test_the_time_of_a_batch_is_what_the_run_allows():
     told = []
 
     class Slow:
-        name = "slow"
-
-        def judge(self, problems, responses, seconds=0.0):
+        def grade_many(self, responses, answers, seconds):
             told.append(seconds)
             return [True] * len(responses)
 
-    assert responses_module.judge(Slow(), [Problem("p", "18", "1")], ["18"], timeout=100.0) == [True]
+    task = MathTask("slow", [], [], LoadReport(), Slow())
+    assert responses_module.judge(task, [Problem("p", "18", "1")], ["18"], timeout=100.0) == [True]
     assert told == [90.0]
