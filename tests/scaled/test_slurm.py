@@ -16,6 +16,8 @@ from minivapo.runs.folder import write_config
 from scaled.config import read_job
 from scaled.train import AUTO, read_arguments
 
+pytestmark = pytest.mark.once
+
 BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "docs/cluster.md").read_text(), re.S)
 SCRIPT = next(block for block in BLOCKS if "#SBATCH" in block)
 CONFIG = "scaled/configs/qwen2.5-32b-64gpu.yaml"
@@ -45,8 +47,6 @@ else:
     # What it would start is written down.
     "torchrun": """
 import json, os, sys
-
-pytestmark = pytest.mark.once
 with open(os.environ["LOG"], "a") as file:
     file.write(json.dumps([sys.argv[1:], os.environ["CORES"], os.environ["OMP_NUM_THREADS"]]) + "\\n")
 sys.exit(int(os.environ.get("FAIL", "0")))
