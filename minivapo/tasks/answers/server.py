@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, TimeoutError
 from concurrent.futures.process import BrokenProcessPool
@@ -35,21 +36,22 @@ def main(workers: str, limit: str, memory: str) -> None:
     at_rest: set[BaseProcess] = set()
     with ProcessPool(int(workers), context=multiprocessing.get_context("fork")) as pool:
         for line in requests:
-            # A worker killed between two requests may have held the lock of the pool's pipe, which then opens for
-            # nobody: the parent starts anew.
-            if not at_rest.issubset(multiprocessing.active_children()):
-                os._exit(1)
             try:
-                for reply in judge(pool, json.loads(line), float(limit)):
+                for reply in judge(pool, json.loads(line), float(limit), at_rest):
+                    at_rest = set(multiprocessing.active_children())  # before anybody knows that they rest
                     os.write(replies, json.dumps(reply).encode() + b"\n")
-            except RuntimeError:  # the pool broke, by a foreign kill between two answers
+            except RuntimeError:  # the pool broke, by a foreign kill between two answers: the parent starts anew
                 os._exit(1)
-            at_rest = set(multiprocessing.active_children())
 
 
-def judge(pool: ProcessPool, pairs: Sequence[tuple[str, str]], limit: float) -> Any:
-    """Yield (number of the pair, verdict, reason why there is none)."""
+def judge(pool: ProcessPool, pairs: Sequence[tuple[str, str]], limit: float, at_rest: set[BaseProcess]) -> Any:
+    """Yield (number of the pair, verdict, reason why there is none).
+
+    Raises:
+        RuntimeError: the pool broke.
+    """
     futures = [submit(pool, pair, limit) for pair in pairs]
+    wait_for_a_worker(futures[0], at_rest)
     again = []
     for i, future in enumerate(futures):
         verdict, reason, sure = outcome(future)
@@ -65,6 +67,18 @@ def judge(pool: ProcessPool, pairs: Sequence[tuple[str, str]], limit: float) -> 
 def submit(pool: ProcessPool, pair: tuple[str, str], limit: float) -> Future[bool | None]:
     """Has a worker compare a pair."""
     return pool.schedule(compare, (*pair, limit), timeout=PATIENCE * limit)
+
+
+def wait_for_a_worker(future: Future[bool | None], at_rest: set[BaseProcess]) -> None:
+    """Returns as soon as one of the workers, which had nothing to do, has begun.
+
+    Raises:
+        RuntimeError: one of them was killed: it may have held the lock of the pool's pipe, which opens for nobody then.
+    """
+    while not (future.running() or future.done()):
+        if not at_rest.issubset(multiprocessing.active_children()):
+            raise RuntimeError("a worker was killed at rest")
+        time.sleep(0.001)
 
 
 def outcome(future: Future[bool | None]) -> tuple[bool | None, str, bool]:
