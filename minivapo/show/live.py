@@ -194,10 +194,7 @@ class Live:
     def __enter__(self) -> Live:
         """Starts showing."""
         if self.run and (self.run / "metrics.jsonl").exists():  # a resumed run: its trends go on
-            tail = Tail(self.run / "metrics.jsonl")
-            while rows := tail.read()[0]:
-                for line in rows:
-                    self.board.add(line, timed=False)
+            self.board.take_up(self.run / "metrics.jsonl")
         self.board.started = self.board.changed = self.board.now()
         if not self.plain:
             display = RichLive(get_renderable=self.render, console=self.console, refresh_per_second=4, transient=False)

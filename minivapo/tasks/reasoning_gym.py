@@ -64,9 +64,10 @@ def known_wrong(name: str, options: dict[str, Any]) -> str | None:
 
 def stated_answer(response: str) -> str:
     """What is scored: the last `<answer>…</answer>`; else all after the last line start `Answer:`; else everything."""
-    tagged = re.findall(r"<answer>(.*?)</answer>", response, re.DOTALL)
-    if tagged:
-        return tagged[-1].strip()
+    for closed in reversed(response.split("</answer>")[:-1]):  # a regex would search to the end from each open tag
+        _, tag, answer = closed.partition("<answer>")
+        if tag:
+            return answer.strip()
     return re.split(r"(?mi)^[ \t]*(?:final )?answer:", response)[-1].strip()
 
 

@@ -10,6 +10,7 @@ from child import finish
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minivapo.show.board import Board
 from minivapo.show.report import read_run
 from minivapo.show.thin import Thinned
 
@@ -51,6 +52,28 @@ def test_lines_that_come_again_replace_those_that_were(count, back):
         kept.append(line(step))
     steps = [row["step"] for row in kept.lines]
     assert steps == sorted(set(steps)) and steps[-1] == back + 59 and len(steps) <= 8
+
+
+@given(
+    st.integers(0, 400),
+    st.integers(12, 40),
+    st.sets(st.integers(0, 400), max_size=5),
+    st.sampled_from(["", "{", "?\n"]),
+)
+def test_a_board_takes_up_a_run_as_if_it_had_watched_it(tmp_path_factory, count, most, evaluated, end):
+    path = tmp_path_factory.getbasetemp() / "metrics.jsonl"
+    rows = [line(step, *evaluated) | {"time/total": step} for step in range(count)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + end)
+    boards = [Board({}), Board({})]
+    for board in boards:
+        board.history = Thinned(most)
+    boards[0].take_up(path)
+    for row in rows:
+        boards[1].add(row, timed=False)
+    for board in boards:
+        board.add(line(count), timed=False)
+    one, two = ((b.lines, b.seconds, b.history.count, b.history.stride) for b in boards)
+    assert one == two
 
 
 @pytest.fixture(scope="module")

@@ -260,6 +260,22 @@ def test_an_answer_is_found_in_any_text(text):
     assert gym.stated_answer(f"{text}\nAnswer: 5") == "5" or "<answer>" in text
 
 
+@given(st.lists(st.sampled_from(["<answer>", "</answer>", "a", " ", "\n"]), max_size=12).map("".join))
+def test_the_last_tagged_answer_counts(text):
+    tagged = re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL)
+    assert gym.stated_answer(text) == (tagged[-1] if tagged else text).strip()
+
+
+@pytest.mark.parametrize(
+    "piece", ["<answer>", "</answer>", "<answer>1", " ", "\n", "\t\n", "answer:", "\nAnswer: ", "final "]
+)
+def test_a_response_that_repeats_itself_is_read_at_once(piece):
+    """Megabytes of it: a search to the end from every open tag would take hours."""
+    begun = time.process_time()
+    gym.stated_answer(piece * (2_000_000 // len(piece)))
+    assert time.process_time() - begun < 5
+
+
 def test_without_the_package_one_line_says_what_to_install(monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(
