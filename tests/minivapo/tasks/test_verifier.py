@@ -338,7 +338,7 @@ def test_a_second_chance_ends_as_a_first_one_would(tmp_path):
         raise Undecided
     server.same_by_algebra = killed_then_undecided
     with ProcessPool(1, context=multiprocessing.get_context("fork")) as pool:
-        print(list(server.judge(pool, [("x+1", "y+1")], 5.0)))
+        print(list(server.judge(pool, [("x+1", "y+1")], 5.0, set())))
     """
     done = run_python(code)
     assert done.stdout.strip() == "[(0, None, 'undecided')]", done.stderr
