@@ -132,6 +132,7 @@ def test_a_newcomer_explores_a_response_of_that_run(newcomer, show):
     advantage = page.locator('#x-numbers tr[data-row="advantage"] td.n')
     before = advantage.inner_text()
     page.locator("#x-alpha").evaluate("x => { x.value = x.min; x.dispatchEvent(new Event('input')) }")
+    page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")  # drawn anew
     assert advantage.inner_text() != before
 
 
