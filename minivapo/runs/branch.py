@@ -9,7 +9,7 @@ from typing import Any
 
 from minivapo.interfaces import UserError
 from minivapo.runs.checkpoint import CHECKPOINT, checkpoint_folder, kept_checkpoints, saved_step, verify_checkpoint
-from minivapo.runs.folder import cannot_write, refuse_a_run, write_record
+from minivapo.runs.folder import LINES, cannot_write, refuse_a_run, write_record
 from minivapo.runs.lock import run_lock
 from minivapo.vapo import Config
 
@@ -54,7 +54,7 @@ def branch(source: Path, step: int | None, run: Path, config: Config, info: dict
         run.mkdir(parents=True, exist_ok=True)
         with run_lock(run):
             refuse_a_run(run)
-            for name in ("metrics.jsonl", "samples.jsonl", "held_out.jsonl"):  # resuming cuts what came later
+            for name in LINES:  # resuming cuts what came later
                 if (source / name).exists():
                     shutil.copyfile(source / name, run / name)
             shutil.copytree(state, run / CHECKPOINT, copy_function=link)

@@ -35,6 +35,9 @@ from minivapo.runs.lock import run_lock
 from minivapo.runs.origin import origin_record
 from minivapo.vapo import Config
 
+LINES = ("metrics.jsonl", "samples.jsonl", "held_out.jsonl")
+"""Files of a run that grow by lines; those written after its checkpoint come again."""
+
 
 def new_run_folder(base: Path, name: str) -> Path:
     """Makes base/name, or base/name-2, … : the first that does not exist. No two processes get the same one.
@@ -129,7 +132,7 @@ def refuse_a_run(run: Path) -> None:
     Raises:
         UserError: it does.
     """
-    if any((run / name).exists() for name in ("config.json", "metrics.jsonl", "samples.jsonl", CHECKPOINT)):
+    if any((run / name).exists() for name in ("config.json", "task.json", *LINES, CHECKPOINT)):
         raise UserError(f"{run} already holds a run: go on with it by --resume {run}, or choose another --run.")
 
 

@@ -28,7 +28,7 @@ from minivapo.runs.checkpoint import (
     save_checkpoint,
     verify_checkpoint,
 )
-from minivapo.runs.folder import keep_lines, keep_steps, last_metrics
+from minivapo.runs.folder import LINES, keep_lines, keep_steps, last_metrics
 from minivapo.runs.lock import run_lock
 from minivapo.runs.records import held_out_records, sample_records, write_task
 from minivapo.vapo import Config, train
@@ -118,8 +118,8 @@ def restore(engine: Engine, run: Path, save_every: int, keep: int) -> float:
         if folder.name == CHECKPOINT:
             retire(run, keep)
         lines, step = engine.progress.lines, engine.progress.step
-        keep_lines(run / "metrics.jsonl", lines)
-        for name in ("samples.jsonl", "held_out.jsonl"):
+        keep_lines(run / LINES[0], lines)
+        for name in LINES[1:]:
             keep_steps(run / name, step)
         spent = last_metrics(run).get("time/cpu_seconds", 0.0)
     barrier(engine)
@@ -139,6 +139,6 @@ def start_again(run: Path, save_every: int) -> None:
             f"{run} has {lines} lines of metrics but no checkpoint: it was removed. Put it back, or start a new run."
         )
     shutil.rmtree(run / "checkpoint.new", ignore_errors=True)
-    for path in (metrics, run / "samples.jsonl", run / "held_out.jsonl"):
+    for path in map(run.joinpath, LINES):
         if path.exists():
             cut_file(path, 0)

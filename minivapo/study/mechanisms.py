@@ -27,27 +27,23 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from minivapo.interfaces import Problem, Rollout, derive_seed
-from minivapo.study.advantages import (  # noqa: F401
-    AdvantageProbe,
-    advantage_errors,
-    choices,
-    cosine,
-    error_of_mean,
-    measured_reward_weight,
-    probe_advantages,
-    probe_estimates,
-    reward_weight,
-)
+from minivapo.study.advantages import AdvantageProbe as AdvantageProbe
+from minivapo.study.advantages import advantage_errors as advantage_errors
+from minivapo.study.advantages import choices as choices
+from minivapo.study.advantages import cosine as cosine
+from minivapo.study.advantages import error_of_mean as error_of_mean
+from minivapo.study.advantages import measured_reward_weight as measured_reward_weight
+from minivapo.study.advantages import probe_advantages as probe_advantages
+from minivapo.study.advantages import probe_estimates as probe_estimates
+from minivapo.study.advantages import reward_weight as reward_weight
 from minivapo.study.table import read_table
-from minivapo.study.values import (  # noqa: F401
-    at_position,
-    continue_prefixes,
-    fit_critic,
-    positions_at,
-    response_tokens,
-    true_values,
-    value_bias,
-)
+from minivapo.study.values import at_position as at_position
+from minivapo.study.values import continue_prefixes as continue_prefixes
+from minivapo.study.values import fit_critic as fit_critic
+from minivapo.study.values import positions_at as positions_at
+from minivapo.study.values import response_tokens as response_tokens
+from minivapo.study.values import true_values as true_values
+from minivapo.study.values import value_bias as value_bias
 from minivapo.vapo import loss_weights
 
 # ---------------------------------------------------------------------------------------------------------

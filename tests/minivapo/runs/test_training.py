@@ -155,7 +155,9 @@ def test_no_checkpoint_yet(half_run):
         find_checkpoint(run)
 
 
-@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "samples.jsonl", "checkpoint"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "task.json", "metrics.jsonl", "samples.jsonl", "held_out.jsonl", "checkpoint"]
+)
 def test_a_folder_with_any_part_of_a_run_is_not_written_over(tmp_path, small, name):
     (tmp_path / name).mkdir() if name == "checkpoint" else (tmp_path / name).write_text("{}")
     before = snapshot(tmp_path)
