@@ -99,7 +99,8 @@ def run(preset: str, rate: float, seed: int) -> list[Row]:
             known = {"step": step, "samples": engine.progress.samples, "train_cpu_seconds": spent}
             known |= {"entropy": metrics.get("policy/entropy", float("nan"))}
             known |= {"explained_variance": metrics.get("value/explained_variance", float("nan"))}
-            rows += [about | known | row for row in scores(task, engine, step)]
+            # Before training all arms are the same model, asked with the same random numbers.
+            rows += [about | known | row for row in (step == 0 and measured_before()) or scores(task, engine, step)]
             measuring += time.process_time() - before
     where = {"machine": platform.machine(), "torch": versions()["torch"], "commit": git_commit()}
     return [row | where for row in rows]
@@ -111,12 +112,29 @@ COLUMNS: tuple[str, ...] = (
 )  # fmt: skip
 
 
+MEASURED = ("how", "problems", "accuracy", "negative", "negative_accuracy", "minus")
+"""Columns that `scores` fills."""
+
+
+def kept() -> list[dict[str, str]]:
+    """The rows of the file."""
+    if not OUT.exists():
+        return []
+    with OUT.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def done() -> set[tuple[str, float, int]]:
     """The runs that are in the file."""
-    if not OUT.exists():
-        return set()
-    with OUT.open(newline="") as file:
-        return {(row["preset"], float(row["rate"]), int(row["seed"])) for row in csv.DictReader(file)}
+    return {(row["preset"], float(row["rate"]), int(row["seed"])) for row in kept()}
+
+
+def measured_before() -> list[Row]:
+    """The scores of the model before training, where a run has them; else none."""
+    rows = kept()
+    first = {(row["preset"], row["rate"], row["seed"]) for row in rows[:1]}
+    before = [row for row in rows if row["step"] == "0" and (row["preset"], row["rate"], row["seed"]) in first]
+    return [{name: row[name] for name in MEASURED} for row in before]
 
 
 def main() -> int:
