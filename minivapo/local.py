@@ -46,7 +46,18 @@ from minivapo.loading import (
     recompute_activations,
     stop_ids,
 )
-from minivapo.prefix import attends_only, distinct_prompts, in_columns, pays, responses_of, shared_pass
+from minivapo.passes import (
+    PRICE,
+    attends_only,
+    cut,
+    first_response,
+    in_columns,
+    joined,
+    plain_pass,
+    prompts_to_share,
+    responses_of,
+    shared_passes,
+)
 from minivapo.responses import pad_id
 from minivapo.vapo import Config, gae
 
@@ -88,6 +99,7 @@ class LocalLearner:
         self.autocast, self.save_memory = autocast, save_memory
         self.dtype = torch.bfloat16 if autocast else torch.float32
         self.version = 0
+        self.price = PRICE if torch.device(device).type == "cpu" else math.inf  # a GPU is filled by one large pass
         # transformers gives up the keys and values of prompts where it recomputes activations.
         self.shares = not save_memory and attends_only(self.model)
         self.model.eval()
@@ -109,35 +121,30 @@ class LocalLearner:
     def outputs(self, rows: Rollout, entropy: bool) -> Outputs:
         """Forward pass over one micro-batch; tensors [rows, time] on the device.
 
-        Log-probs and entropies stand on response tokens. Where it pays, a prompt is computed once for its responses.
+        Log-probs and entropies stand on response tokens. Where it pays, a prompt is computed once for its responses,
+        and rows of like lengths apart from the others.
         """
-        first = max(1, int((rows.totals - rows.lengths).min()))
-        prompts = self.prompts_to_share(rows)
+        prompts = prompts_to_share(rows, self.price) if self.shares else None
+        pieces, whole = cut(rows.lengths if prompts else rows.totals, self.price), self.kind == "critic"
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.autocast):
             if prompts:
-                logits = shared_pass(self.model, rows, *prompts, self.device, whole=self.kind == "critic")
+                passes = shared_passes(self.model, rows, pieces, *prompts, self.device, whole)
             else:
-                logits = self.plain_pass(rows, first)
+                passes = (plain_pass(self.model, rows.rows(piece), self.device, whole) for piece in pieces)
+            found = [self.read(x, rows.rows(p), entropy, bool(prompts)) for p, x in zip(pieces, passes, strict=True)]
+        return joined(found, pieces, rows)
+
+    def read(self, logits: Tensor, rows: Rollout, entropy: bool, shared: bool) -> Outputs:
+        """What a pass over these rows says, in their columns [rows, time]."""
         if self.kind == "critic":
             scores = logits[..., 0]
             return {"values": shift(scores), "scores": scores}
-        targets = responses_of(rows) if prompts else rows.tokens[:, first:]
-        found = self.token_scores(logits, targets.to(self.device), entropy)
-        return {k: in_columns(x, rows) if prompts else nn.functional.pad(x, (first, 0)) for k, x in found.items()}
-
-    def prompts_to_share(self, rows: Rollout) -> tuple[list[int], Tensor] | None:
-        """See `minivapo.prefix.distinct_prompts`; None where the plain pass is faster, or the only one."""
-        if not self.shares or len(rows) == 1:
-            return None
-        firsts, of = distinct_prompts(rows)
-        return (firsts, of) if pays(rows, firsts) else None
-
-    def plain_pass(self, rows: Rollout, first: int) -> Tensor:
-        """Outputs [rows, time, outputs] after each token; an actor's begin one column before `first`."""
-        tokens = rows.tokens.to(self.device)
-        wanted = {"logits_to_keep": tokens.shape[1] - first + 1} if self.kind == "actor" else {}
-        attention = (torch.arange(tokens.shape[1]) < rows.totals[:, None]).to(self.device)
-        return self.model(input_ids=tokens, attention_mask=attention, use_cache=False, **wanted).logits
+        if shared:
+            scored = self.token_scores(logits, responses_of(rows).to(self.device), entropy)
+            return {name: in_columns(x, rows) for name, x in scored.items()}
+        first = first_response(rows)
+        scored = self.token_scores(logits, rows.tokens[:, first:].to(self.device), entropy)
+        return {name: nn.functional.pad(x, (first, 0)) for name, x in scored.items()}
 
     def token_scores(self, logits: Tensor, targets: Tensor, entropy: bool) -> Outputs:
         """What `scores_of_part` says of targets [rows, time], so many at once that their softmax fits into memory."""

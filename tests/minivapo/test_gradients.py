@@ -11,7 +11,7 @@ from fakes import on_ranks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minivapo import prefix
+from minivapo import local, passes
 from minivapo.interfaces import Sample, make_rollout
 from minivapo.loading import load_actor, load_critic
 from minivapo.local import LocalEngine, LocalLearner
@@ -44,8 +44,9 @@ def config_of(preset, **changes):
 
 @pytest.fixture(autouse=True, params=[0.0, math.inf], ids=["plain", "shared"])
 def pays(request, monkeypatch):
-    """Each prompt computed for each row, or once for all rows of a micro-batch."""
-    monkeypatch.setattr(prefix, "PAYS", request.param)
+    """Each prompt computed for each row, or once for all rows of a micro-batch, these cut wherever lengths differ."""
+    monkeypatch.setattr(passes, "PAYS", request.param)
+    monkeypatch.setattr(local, "PRICE", 0)
     if "float64" in request.fixturenames:  # norms of transformers go through float32, which rounds at another place
         monkeypatch.setattr(torch, "float32", torch.float64)
 

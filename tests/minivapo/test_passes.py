@@ -1,12 +1,15 @@
 """A prompt computed once for all its responses gives the numbers and gradients of the plain pass, in every family."""
 
+import itertools
 import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from toy_models import ARCHITECTURES, make_toy
 
-from minivapo import prefix
+from minivapo import passes
 from minivapo.critics import value_head
 from minivapo.interfaces import Sample, make_rollout
 from minivapo.loading import load_actor, load_critic
@@ -34,10 +37,11 @@ def rollout_of(prompt_lengths, lengths, of):
 ROLLOUT = ([3, 14, 9], [5, 1, 8, 12, 2, 7], [0, 0, 1, 1, 1, 2])
 
 
-def pass_of(model, kind, rollout, monkeypatch, pays):
-    """(outputs on response tokens, gradient) with prompts shared or not."""
-    monkeypatch.setattr(prefix, "PAYS", pays)
+def pass_of(model, kind, rollout, monkeypatch, pays, price):
+    """(outputs on response tokens, gradient) with prompts shared or not, and rows cut into pieces at some price."""
+    monkeypatch.setattr(passes, "PAYS", pays)
     learner = LocalLearner(model, kind, Config(batch_size=8, mini_batch=8, max_grad_norm=1e12))
+    learner.price = price
     counts = {"tokens": float(rollout.mask.sum()), "responses": float(len(rollout)), "positive_tokens": 1.0}
     found = learner.forward(rollout)
     learner.step(rollout, (actor_loss if kind == "actor" else critic_loss)(learner.config, counts), 0.0)
@@ -64,14 +68,38 @@ def test_numbers_and_gradients_are_those_of_the_plain_pass(name, kind, tmp_path,
         torch.nn.init.normal_(value_head(model).weight, std=0.5, generator=torch.Generator().manual_seed(1))
     rollout = rollout_of(*ROLLOUT)
     assert LocalLearner(model, kind, Config()).shares
-    plain, gradient = pass_of(model, kind, rollout, monkeypatch, 0.0)
-    shared, found = pass_of(model, kind, rollout, monkeypatch, math.inf)
+    plain, gradient = pass_of(model, kind, rollout, monkeypatch, 0.0, math.inf)
     assert gradient.norm() > 1e-3
-    for key, x in plain.items():
-        torch.testing.assert_close(shared[key], x, rtol=0, atol=1e-10)
-    torch.testing.assert_close(found, gradient, rtol=1e-10, atol=1e-10)
+    for pays, price in ((math.inf, math.inf), (math.inf, 0.0), (0.0, 0.0)):
+        other, found = pass_of(model, kind, rollout, monkeypatch, pays, price)
+        for key, x in plain.items():
+            torch.testing.assert_close(other[key], x, rtol=0, atol=1e-10)
+        torch.testing.assert_close(found, gradient, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", sorted(STATES))
 def test_a_state_is_never_shared(name, tmp_path):
-    assert not prefix.attends_only(load_actor(make_toy(name, tmp_path)))
+    assert not passes.attends_only(load_actor(make_toy(name, tmp_path)))
+
+
+lengths_of_rows = st.lists(st.integers(1, 40), min_size=1, max_size=8)
+
+
+@given(lengths_of_rows, st.integers(0, 60))
+def test_no_way_to_cut_rows_by_length_costs_less(lengths, price):
+    sizes = torch.tensor(lengths)
+    pieces = passes.cut(sizes, price)
+    assert sorted(i for piece in pieces for i in piece) == list(range(len(lengths)))
+
+    def tokens(parts):
+        return sum(price + len(part) * max(part) for part in parts)
+
+    ordered, places = sorted(lengths), range(1, len(lengths))
+    ways = itertools.chain.from_iterable(itertools.combinations(places, n) for n in range(len(lengths)))
+    cuts = ([ordered[a:b] for a, b in itertools.pairwise([0, *way, len(ordered)])] for way in ways)
+    assert tokens([[lengths[i] for i in piece] for piece in pieces]) == min(map(tokens, cuts))
+
+
+@given(lengths_of_rows)
+def test_where_one_large_pass_is_best_rows_stay_together_and_in_order(lengths):
+    assert passes.cut(torch.tensor(lengths), math.inf) == [list(range(len(lengths)))]

@@ -1,0 +1,171 @@
+"""A learner's passes without the two wastes of a batch: prompts computed again for each response, and padding.
+
+The keys and values of a prompt are made once and repeated for its rows; autograd sums what comes back from them. Rows
+of like lengths go through the network together. Numbers and gradients are those of one plain pass.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache, DynamicLayer
+
+from minivapo.caches import PLAIN, arguments, layers_of
+from minivapo.critics import TokenScores
+from minivapo.interfaces import Outputs, Rollout
+
+PAYS = 0.85
+"""Share of the plain passes' cost up to which prompts are computed apart."""
+PRICE = 128
+"""Tokens that one more pass costs on a CPU: 40 measured from 6 million parameters on, some 200 at 70,000."""
+
+
+def cut(lengths: Tensor, price: float) -> list[list[int]]:
+    """Rows in pieces of like length, as few padded tokens and passes as possible.
+
+    Args:
+        lengths: [rows].
+        price: tokens that a pass costs besides its own; infinite: one piece.
+
+    Returns:
+        The rows of each piece; one piece of all rows has them in their order.
+    """
+    order = torch.argsort(lengths, stable=True).tolist()
+    sizes = lengths[order].tolist()
+    best = {0: (0.0, 0)}  # rows dealt with -> (their cost, where their last piece begins)
+    for end in range(1, len(sizes) + 1):
+        if end == len(sizes) or sizes[end - 1] < sizes[end]:  # a cut between equal lengths saves nothing
+            best[end] = min((cost + price + (end - start) * sizes[end - 1], start) for start, (cost, _) in best.items())
+    pieces, end = list[list[int]](), len(sizes)
+    while end:
+        pieces, end = [order[best[end][1] : end], *pieces], best[end][1]
+    return pieces if len(pieces) > 1 else [list(range(len(sizes)))]
+
+
+def cost(pieces: Sequence[Sequence[int]], lengths: Tensor) -> int:
+    """Tokens that go through a network for rows in pieces, padding and the price of each pass included."""
+    return sum(PRICE + len(piece) * int(lengths[piece].max()) for piece in pieces)
+
+
+def attends_only(model: Any) -> bool:
+    """Whether all that a model remembers are keys and values: a state cannot be continued for many tokens at once."""
+    layers = layers_of(model)
+    return bool(layers) and all(type(layer) in PLAIN for layer in layers)
+
+
+def distinct_prompts(rows: Rollout) -> tuple[list[int], Tensor]:
+    """The first row of each prompt, and for each row [batch] the place of its prompt in that list."""
+    places: dict[bytes, int] = {}
+    firsts, of = [], []
+    for i, start in enumerate((rows.totals - rows.lengths).tolist()):
+        key = rows.tokens[i, :start].numpy().tobytes()
+        if key not in places:
+            places[key] = len(firsts)
+            firsts.append(i)
+        of.append(places[key])
+    return firsts, torch.tensor(of)
+
+
+def prompts_to_share(rows: Rollout, price: float) -> tuple[list[int], Tensor] | None:
+    """See `distinct_prompts`; None where passes over whole rows cost about as little.
+
+    Args:
+        rows: a micro-batch.
+        price: see `cut`.
+    """
+    firsts, of = distinct_prompts(rows)
+    starts = rows.totals - rows.lengths
+    plain = cost(cut(rows.totals, price), rows.totals)
+    shared = cost([firsts], starts) + cost(cut(rows.lengths, price), rows.lengths)
+    return (firsts, of) if len(rows) > 1 and int(starts.min()) > 0 and shared <= PAYS * plain else None
+
+
+def plain_pass(model: Any, rows: Rollout, device: str, whole: bool) -> Tensor:
+    """Outputs [rows, time, outputs] of a model after each token; if not whole, from one before the first response's."""
+    tokens = rows.tokens.to(device)
+    wanted = {} if whole else {"logits_to_keep": tokens.shape[1] - first_response(rows) + 1}
+    attention = (torch.arange(tokens.shape[1]) < rows.totals[:, None]).to(device)
+    return model(input_ids=tokens, attention_mask=attention, use_cache=False, **wanted).logits
+
+
+def shared_passes(
+    model: Any, rows: Rollout, pieces: list[list[int]], firsts: list[int], of: Tensor, device: str, whole: bool
+) -> Iterator[Tensor]:
+    """Outputs of a model after each token, prompts computed once; one tensor for each piece.
+
+    Args:
+        model: of transformers, see `attends_only`.
+        rows: [batch], on the CPU.
+        pieces: rows that go through the network together.
+        firsts, of: see `distinct_prompts`.
+        device: where the model lives.
+        whole: the outputs after every token, as a critic's losses want them.
+
+    Yields:
+        whole: [piece, time of its longest row, outputs]; else [piece, its longest response, outputs] for the tokens of
+        the responses: from each row's last token of the prompt on.
+    """
+    starts, tokens = (rows.totals - rows.lengths).to(device), rows.tokens.to(device)
+    width = int(starts.max())
+    column = torch.arange(width, device=device) - (width - starts[firsts])[:, None]
+    known = (column >= 0).long()  # padding on the left: all responses begin in one column
+    column = column.clamp(min=0)
+    cache = Cache(layers=[DynamicLayer() for _ in layers_of(model)])
+    # Our head hands on to the body whatever it is told, so that only the body shows the names.
+    kind = type(model.base_model if issubclass(type(model), TokenScores) else model)
+    told = arguments(kind, cache, known, column)
+    wanted = {} if whole else {"logits_to_keep": 1}
+    prompts = model(input_ids=tokens[firsts].gather(1, column), use_cache=True, **wanted, **told).logits
+    for piece in pieces:
+        mine, start = of[piece].to(device), starts[piece]
+        length, total = int(rows.lengths[piece].max()), int(rows.totals[piece].max())
+        outputs = prompts[mine]
+        if not whole:  # nothing is asked after the last token
+            length -= 1
+        if length:
+            past = Cache(layers=[copy.copy(layer) for layer in cache.layers])
+            past.reorder_cache(mine)  # type: ignore[arg-type]  # any integer tensor
+            column = start[:, None] + torch.arange(length, device=device)
+            response = tokens[piece].gather(1, column.clamp(max=tokens.shape[1] - 1))
+            told = arguments(kind, past, torch.cat([known[mine], torch.ones_like(response)], 1), column)
+            outputs = torch.cat([outputs, model(input_ids=response, use_cache=True, **told).logits], 1)
+        if whole:
+            column = (width - start)[:, None] + torch.arange(total, device=device)
+            place = column.clamp(max=width + length - 1)[..., None].expand(-1, -1, outputs.shape[-1])
+            outputs = outputs.gather(1, place)
+        yield outputs
+
+
+def responses_of(rows: Rollout) -> Tensor:
+    """[batch, longest response]: each row from its first response token on; behind its end anything."""
+    column = (rows.totals - rows.lengths)[:, None] + torch.arange(int(rows.lengths.max()))
+    return rows.tokens.gather(1, column.clamp(max=rows.tokens.shape[1] - 1))
+
+
+def in_columns(x: Tensor, rows: Rollout) -> Tensor:
+    """Moves [batch, longest response] to the columns of the rollout, [batch, time]; 0 in prompts and padding."""
+    column = torch.arange(rows.tokens.shape[1])
+    starts = rows.totals - rows.lengths
+    inside = (column >= starts[:, None]) & (column < rows.totals[:, None])
+    place = (column - starts[:, None]).clamp(0, x.shape[1] - 1)
+    return torch.where(inside.to(x.device), x.gather(1, place.to(x.device)), 0)
+
+
+def first_response(rows: Rollout) -> int:
+    """The first column in which a response may begin: at 1, for nothing is known before the first token."""
+    return max(1, int((rows.totals - rows.lengths).min()))
+
+
+def joined(found: Sequence[Outputs], pieces: Sequence[Sequence[int]], rows: Rollout) -> Outputs:
+    """The outputs of pieces, [piece, time], as those of all rows in their order, [rows, time]."""
+    width, order = rows.tokens.shape[1], torch.tensor([i for piece in pieces for i in piece])
+
+    def join(parts: list[Tensor]) -> Tensor:
+        padded = torch.cat([nn.functional.pad(x, (0, width - x.shape[1])) for x in parts])
+        return padded[torch.argsort(order).to(padded.device)]
+
+    return {name: join([outputs[name] for outputs in found]) for name in found[0]}
