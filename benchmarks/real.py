@@ -3,6 +3,7 @@
     pip install -c constraints.txt -e '.[real]'
     python benchmarks/real.py                 # all 24 runs, hours on one core; goes on where it was stopped
     python benchmarks/real.py --most 1        # the next run alone
+    python benchmarks/real.py --negatives     # what the model says before training where the answer is below zero
 
 Each run adds its rows to docs/results/real/runs.csv when it ends.
 """
@@ -81,16 +82,42 @@ def share(verdicts: Any) -> float:
     return sum(found) / len(found) if found else float("nan")
 
 
+def start(*words: str) -> tuple[Any, LocalEngine]:
+    """Task and engine of the shipped configuration, changed by these flags; its evaluations are the protocol's."""
+    args = read([str(ROOT / "configs/laptop-real.yaml"), "--eval-problems", "1", "--eval-every", "1000", *words])
+    task, model = load_task(args.task, options_of(args), args.model, args.config.max_prompt_tokens)
+    return task, LocalEngine(model, args.config, critic=args.critic, stop=task.stop, sample_batch=args.sample_batch)
+
+
+def negatives() -> dict[str, int]:
+    """Responses at top-p 1 before training to problems with an answer below zero, and to as many others: counts."""
+    task, engine = start("--preset", "grpo")
+    engine.sampler.sync(engine.actor)
+    problems = held_out_problems(task, PROBLEMS)
+    below = [p for p in problems if p.answer.startswith("-")]
+    others = [p for p in problems if not p.answer.startswith("-")][: len(below)]
+    config = engine.config
+    draw = Draw(
+        n=2 * MANY, seed=derive_seed("real", "negatives"), version=engine.actor.version,
+        max_prompt_tokens=config.max_prompt_tokens, timeout=config.verifier_timeout,
+    )  # fmt: skip
+    found, rest = (respond(task, some, engine.tokenizer, engine.sampler, draw) for some in (below, others))
+    return {
+        "responses": len(found),
+        "minus": sum(r.text.strip().startswith("-") for r in found),
+        "right": sum(r.verdict is True for r in found),
+        "right but for the sign": sum(r.text.strip() == r.problem.answer[1:] for r in found),
+        "right, others": sum(r.verdict is True for r in rest),
+    }
+
+
 def run(preset: str, rate: float, seed: int) -> list[Row]:
     """Trains one arm and measures it at every mark."""
-    words = [str(ROOT / "configs/laptop-real.yaml"), "--preset", preset, "--actor-lr", str(rate), "--seed", str(seed)]
-    args = read([*words, "--eval-problems", "1", "--eval-every", "1000"])  # its evaluations are those of the protocol
-    task, model = load_task(args.task, options_of(args), args.model, args.config.max_prompt_tokens)
-    engine = LocalEngine(model, args.config, critic=args.critic, stop=task.stop, sample_batch=args.sample_batch)
+    task, engine = start("--preset", preset, "--actor-lr", str(rate), "--seed", str(seed))
     about = {"preset": preset, "rate": rate, "seed": seed}
     rows: list[Row] = []
     begun, measuring = time.process_time(), 0.0
-    for metrics in train(args.config, task, engine):
+    for metrics in train(engine.config, task, engine):
         print(f"{preset} {rate:g} {seed} | {line(metrics)}", flush=True)
         step = int(metrics["step"])
         if step in MARKS and "pretrain/rollout" not in metrics:
@@ -141,12 +168,17 @@ def main() -> int:
     """Carries out what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--most", type=int, default=sys.maxsize, help="runs at most")
-    most = parser.parse_args().most
+    parser.add_argument("--negatives", action="store_true", help="count the answers below zero before training")
+    args = parser.parse_args()
     torch.set_num_threads(1)
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    if args.negatives:
+        with (OUT.parent / "negatives.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("what", "count"), *negatives().items()])
+        return 0
     plan = [(preset, rate, seed) for seed in SEEDS for rate in RATES for preset in PRESETS]
-    for arm in [arm for arm in plan if arm not in done()][:most]:
+    for arm in [arm for arm in plan if arm not in done()][: args.most]:
         rows = run(*arm)
-        OUT.parent.mkdir(parents=True, exist_ok=True)
         new = not OUT.exists()
         with OUT.open("a", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, restval="")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import beside_trl
+import results_real
 import sweeps_map
 import table1
 
@@ -112,8 +113,15 @@ def filled(page: str, marks: tuple[str, str], text: str) -> str:
 
 def pages() -> dict[Path, str]:
     """docs/results.md, and what is measured in the README and in docs/speed.md."""
+    readme = README.read_text()
+    for marks, text in (
+        (MARKS, table1.readme()),
+        (results_real.MARKS, results_real.readme()),
+        (beside_trl.MARKS, beside_trl.table()),
+    ):
+        readme = filled(readme, marks, text)
     return {
         DOCS / "results.md": markdown(),
-        README: filled(README.read_text(), MARKS, table1.readme()),
+        README: readme,
         SPEED: filled(SPEED.read_text(), beside_trl.MARKS, beside_trl.table()),
     }

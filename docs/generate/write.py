@@ -13,7 +13,7 @@ from pathlib import Path
 
 GENERATORS = (
     *("api", "architecture", "configuration", "explore", "lambda_page", "metrics", "sweeps_map"),
-    *("results", "first_table", "survival"),
+    *("results", "results_real", "first_table", "survival"),
 )
 
 
