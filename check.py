@@ -4,6 +4,7 @@ python check.py             style, types, tests and notebooks
 python check.py all         also what takes longer or needs more than the extra `test`: scaled, learning, docs
 python check.py style docs  only the steps named
 python check.py light       those tests alone that can depend on the versions of other packages
+python check.py coverage    every test, and which lines none of them runs; a third slower
 """
 
 from __future__ import annotations
@@ -18,8 +19,6 @@ from concurrent.futures import ThreadPoolExecutor
 PYTHON = [sys.executable, "-m"]
 PYTEST = [*PYTHON, "pytest", "-p", "no:cacheprovider", "--durations=10"]
 CI = os.environ.get("MINIVAPO_CI", "")
-# Two of CI's environments together run every test once, in one checkout; .ci/run reports on both.
-COVERAGE = ["--cov=minivapo", "--cov=scaled", "--cov-report="] if CI in ("readme", "full") else []
 STEPS: dict[str, list[list[str]]] = {  # in the order in which they start: quick ones, then the longest first
     "style": [
         [*PYTHON, "ruff", "check", "."],
@@ -27,23 +26,24 @@ STEPS: dict[str, list[list[str]]] = {  # in the order in which they start: quick
         [sys.executable, "-c", "from importlinter.cli import lint_imports_command as lint_imports; lint_imports()"],
     ],
     "types": [[*PYTHON, "pyright"]],
-    "scaled": [[*PYTEST, "-m", "cluster or real", *COVERAGE]],
-    "tests": [[*PYTEST, "-m", "not slow and not cluster", *COVERAGE]],
+    "scaled": [[*PYTEST, "-m", "cluster or real"]],
+    "tests": [[*PYTEST, "-m", "not slow and not cluster"]],
     "learning": [[*PYTEST, "-m", "slow"]],
     "light": [[*PYTEST, "-m", "not slow and not cluster and not once"]],
+    "coverage": [[*PYTEST, "--cov=minivapo", "--cov=scaled", "--cov-report=term:skip-covered"]],
     "notebooks": [[*PYTEST, "--nbmake", "--nbmake-timeout=600", "notebooks"]],
     "docs": [[*PYTHON, "sphinx", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html"]],
 }
 LATER = ("scaled", "learning", "docs")
 """Only by name or in `all`; CONTRIBUTING.md says what they need."""
-PART = ("light",)
-"""Only by name: a part of another."""
+AGAIN = ("light", "coverage")
+"""Only by name: tests of other steps."""
 stopped = threading.Event()
 
 
 def main() -> int:
     """Runs the wanted steps to the end and names those that failed."""
-    every = [name for name in STEPS if name not in PART]
+    every = [name for name in STEPS if name not in AGAIN]
     wanted = sys.argv[1:] or [name for name in every if name not in LATER]
     if wanted == ["all"]:
         wanted = every
@@ -69,7 +69,7 @@ def main() -> int:
 def run(name: str) -> bool:
     """Runs the commands of a step, each line of their output behind the step's name; True if all succeed."""
     begun, passed = time.monotonic(), True
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "COVERAGE_FILE": coverage_file(name)}
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     for command in STEPS[name]:
         if stopped.is_set():
             return False
@@ -82,11 +82,6 @@ def run(name: str) -> bool:
         passed &= job.returncode == 0
     say(name, f"== {'passed' if passed else 'FAILED'}, {time.monotonic() - begun:.0f} s")
     return passed
-
-
-def coverage_file(name: str) -> str:
-    """What a step's tests covered: each writes its own file."""
-    return f".coverage.{name}"
 
 
 def say(name: str, line: str) -> None:

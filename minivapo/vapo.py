@@ -769,6 +769,7 @@ def train_step(config: Config, task: Task, engine: Engine) -> Metrics:
 
 def look(rollout: Rollout, engine: Engine) -> None:
     """Fills in what the networks say of a rollout: log π(a_t), entropy, V(s_t), and log π_ref(a_t)."""
+    # Choice: not the sampler's log-probs, so that ρ_t = 1 before the first update with any sampler.
     policy = engine.actor.forward(rollout)
     rollout.old_logprobs, rollout.entropy = policy["logprobs"], policy["entropy"]  # [B, T]
     if engine.critic is not None:
