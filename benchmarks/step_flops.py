@@ -1,0 +1,64 @@
+"""What a step of TRL's GRPO, of our GRPO and of our VAPO computes, and how fast this machine multiplies matrices.
+
+    .venv-trl/bin/python benchmarks/step_flops.py        # made as for beside_trl.py; into step_flops.csv
+
+Counted by PyTorch in one step of `beside_trl.py`: matrix products, in floating-point operations. Beside it the rate of
+one product by itself, of the shape that most of a step has, on one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from beside_trl import MINI_BATCH, SIZES, WAYS, make_model, ours, trl
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig
+
+OUT = Path(__file__).parent / "step_flops.csv"
+
+
+def rate(rows: int, inner: int, outer: int, seconds: float = 0.2, times: int = 5) -> float:
+    """Operations per processor second of a product [rows, inner] × [inner, outer]; the median of several looks."""
+    a, b, found = torch.randn(rows, inner), torch.randn(inner, outer), []
+    for _ in range(times + 1):
+        begun, count = time.process_time(), 0
+        while time.process_time() - begun < seconds:
+            a @ b
+            count += 1
+        found.append(2 * rows * inner * outer * count / (time.process_time() - begun))
+    return statistics.median(found[1:])
+
+
+def main() -> None:
+    """Counts every size."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=SIZES)
+    parser.add_argument("--out", type=Path, default=OUT)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    for size in args.sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            make_model(size, Path(folder))
+            shape = AutoConfig.from_pretrained(folder)
+            fastest = rate(MINI_BATCH * SIZES[size]["limit"], shape.hidden_size, shape.intermediate_size)
+            for way in WAYS:
+                with FlopCounterMode(display=False) as counter:
+                    trl(size, Path(folder), 1) if way == "trl grpo" else ours(way.split()[1], size, Path(folder), 1)
+                found = {"gflop": round(counter.get_total_flops() / 1e9, 3), "matmul_gflops": round(fastest / 1e9, 1)}
+                rows.append({"size": size, "way": way, **found})
+                print(rows[-1], flush=True)
+    with args.out.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
