@@ -1,4 +1,4 @@
-"""The table in docs/speed.md of a step beside TRL's, from `benchmarks/beside_trl.csv`."""
+"""The tables in docs/speed.md of a step and of learning beside TRL's, from CSV files in `benchmarks/`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ import csv
 import statistics
 from pathlib import Path
 
-CSV = Path(__file__).parents[2] / "benchmarks/beside_trl.csv"
+from minivapo.runs.statistics import t_interval
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+CSV, FLOPS, CURVES = (BENCHMARKS / f"{name}.csv" for name in ("beside_trl", "step_flops", "curves_beside_trl"))
 MARKS = ("<!-- measured: docs/generate/beside_trl.py -->", "<!-- end -->")
+LIMITS = ("<!-- measured: docs/generate/beside_trl.py, limits -->", "<!-- end -->")
+LEARNING = ("<!-- measured: docs/generate/beside_trl.py, learning -->", "<!-- end -->")
 THEIRS, GRPO, VAPO = "trl grpo", "minivapo grpo", "minivapo vapo"
 SIZES = {"embedded": "70,000 parameters, 256 responses", "6M": "6 million, 256 responses", "135M": "135 million, 64"}
 
@@ -53,3 +58,52 @@ def table() -> str:
         memories = ", ".join(memory(rounds, way) for way in (THEIRS, GRPO, VAPO))
         lines.append(f"| {SIZES[size]} | {faster(rounds, GRPO)} | {faster(rounds, VAPO)} | {memories} |")
     return "\n".join(lines)
+
+
+def limits() -> str:
+    """Markdown: what a step computes, and at what share of the machine's rate for products alone."""
+    with FLOPS.open() as file:
+        rows = {(row["size"], row["way"]): row for row in csv.DictReader(file)}
+    sizes = {size: rounds for size, rounds in read().items() if (size, THEIRS) in rows}
+    lines = [
+        "Matrix products of one step, counted by PyTorch (`python benchmarks/step_flops.py`), and the share of the "
+        "step's processor seconds that they would take at the rate of one product by itself:",
+        "",
+        "| model | 10⁹ operations: TRL, GRPO, VAPO | most that equal rates allow GRPO | share: TRL, GRPO, VAPO |",
+        "|---|---|---|---|",
+    ]
+    for size, rounds in sizes.items():
+        counts = [float(rows[size, way]["gflop"]) for way in (THEIRS, GRPO, VAPO)]
+        shares = []
+        for way, count in zip((THEIRS, GRPO, VAPO), counts, strict=True):
+            seconds = statistics.median(float(turn[way]["cpu_seconds"]) for turn in rounds)
+            shares.append(f"{100 * count / float(rows[size, way]['matmul_gflops']) / seconds:.0f} %")
+        counted = ", ".join(f"{count:,.0f}" for count in counts)
+        lines.append(f"| {SIZES[size]} | {counted} | {counts[0] / counts[1]:.1f} × | {', '.join(shares)} |")
+    return "\n".join(lines)
+
+
+def learning() -> str:
+    """Markdown: accuracy over rollouts and seconds, the mean over seeds with Student's interval."""
+    with CURVES.open() as file:
+        rows = list(csv.DictReader(file))
+    ways, marks = (list(dict.fromkeys(row[name] for row in rows)) for name in ("way", "rollouts"))
+    seeds = len({row["seed"] for row in rows})
+    lines = [
+        f"Accuracy on held-out problems of `locks` in points, {seeds} seeds, mean and Student's interval at 95 % "
+        "(`python benchmarks/curves_beside_trl.py`). Both GRPO are the same method, so that they should not be apart:",
+        "",
+        f"| samples | {' | '.join(ways)} |",
+        "|---" * (len(ways) + 1) + "|",
+    ]
+    for mark in marks:
+        cells = []
+        for way in ways:
+            found = [100 * float(r["accuracy"]) for r in rows if (r["way"], r["rollouts"]) == (way, mark)]
+            low, high = t_interval(found)
+            cells.append(f"{statistics.fmean(found):.1f} ± {(high - low) / 2:.1f}")
+        samples = next(row["samples"] for row in rows if row["rollouts"] == mark)
+        lines.append(f"| {int(samples):,} | {' | '.join(cells)} |")
+    spent = [[float(r["cpu_seconds"]) for r in rows if (r["way"], r["rollouts"]) == (way, marks[-1])] for way in ways]
+    cells = [f"{statistics.median(found):.0f} ({min(found):.0f} to {max(found):.0f})" for found in spent]
+    return "\n".join([*lines, f"| processor seconds | {' | '.join(cells)} |"])

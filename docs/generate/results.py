@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import beside_trl
+import growth
 import results_real
 import sweeps_map
 import table1
@@ -120,8 +121,16 @@ def pages() -> dict[Path, str]:
         (beside_trl.MARKS, beside_trl.table()),
     ):
         readme = filled(readme, marks, text)
+    speed = SPEED.read_text()
+    for marks, text in (
+        (beside_trl.MARKS, beside_trl.table()),
+        (beside_trl.LIMITS, beside_trl.limits()),
+        (beside_trl.LEARNING, beside_trl.learning()),
+        (growth.MARKS, growth.table()),
+    ):
+        speed = filled(speed, marks, text)
     return {
         DOCS / "results.md": markdown(),
         README: readme,
-        SPEED: filled(SPEED.read_text(), beside_trl.MARKS, beside_trl.table()),
+        SPEED: speed,
     }
