@@ -36,28 +36,30 @@ def rate(rows: int, inner: int, outer: int, seconds: float = 0.2, times: int = 5
 
 
 def main() -> None:
-    """Counts every size."""
+    """Counts what the CSV does not have yet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=SIZES)
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rows = []
+    rows = list(csv.DictReader(args.out.open())) if args.out.exists() else []
     for size in args.sizes:
         with tempfile.TemporaryDirectory() as folder:
             make_model(size, Path(folder))
             shape = AutoConfig.from_pretrained(folder)
             fastest = rate(MINI_BATCH * SIZES[size]["limit"], shape.hidden_size, shape.intermediate_size)
             for way in WAYS:
+                if any((row["size"], row["way"]) == (size, way) for row in rows):
+                    continue
                 with FlopCounterMode(display=False) as counter:
                     trl(size, Path(folder), 1) if way == "trl grpo" else ours(way.split()[1], size, Path(folder), 1)
                 found = {"gflop": round(counter.get_total_flops() / 1e9, 3), "matmul_gflops": round(fastest / 1e9, 1)}
-                rows.append({"size": size, "way": way, **found})
+                rows.append({"size": size, "way": way} | {name: str(x) for name, x in found.items()})
                 print(rows[-1], flush=True)
-    with args.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+                with args.out.open("w", newline="") as file:
+                    writer = csv.DictWriter(file, list(rows[0]))
+                    writer.writeheader()
+                    writer.writerows(rows)
 
 
 if __name__ == "__main__":
