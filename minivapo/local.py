@@ -16,7 +16,6 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import Cache
 
 from minivapo.caches import arguments, make_cache
@@ -57,6 +56,7 @@ from minivapo.passes import (
     prompts_to_share,
     responses_of,
     shared_passes,
+    token_scores,
 )
 from minivapo.responses import pad_id
 from minivapo.vapo import Config, gae
@@ -64,9 +64,6 @@ from minivapo.vapo import Config, gae
 # ---------------------------------------------------------------------------------------------------------
 # Learner
 # ---------------------------------------------------------------------------------------------------------
-
-LOGITS_AT_ONCE = 2**26
-"""Logits whose softmax is taken at once: 256 MiB in fp32. With a vocabulary of 150,000 all would be many GB."""
 
 
 class LocalLearner:
@@ -140,32 +137,11 @@ class LocalLearner:
             scores = logits[..., 0]
             return {"values": shift(scores), "scores": scores}
         if shared:
-            scored = self.token_scores(logits, responses_of(rows).to(self.device), entropy)
+            scored = token_scores(logits, responses_of(rows).to(self.device), entropy)
             return {name: in_columns(x, rows) for name, x in scored.items()}
         first = first_response(rows)
-        scored = self.token_scores(logits, rows.tokens[:, first:].to(self.device), entropy)
+        scored = token_scores(logits, rows.tokens[:, first:].to(self.device), entropy)
         return {name: nn.functional.pad(x, (first, 0)) for name, x in scored.items()}
-
-    def token_scores(self, logits: Tensor, targets: Tensor, entropy: bool) -> Outputs:
-        """What `scores_of_part` says of targets [rows, time], so many at once that their softmax fits into memory."""
-        width = max(1, LOGITS_AT_ONCE // (len(logits) * logits.shape[-1]))
-        parts = []
-        for start in range(0, targets.shape[1], width):
-            some = slice(start, min(start + width, targets.shape[1]))  # nothing follows the last of the logits
-            if self.save_memory and torch.is_grad_enabled():
-                part = checkpoint(self.scores_of_part, logits[:, some], targets[:, some], entropy, use_reentrant=False)
-            else:
-                part = self.scores_of_part(logits[:, some], targets[:, some], entropy)
-            parts.append(part)
-        return {name: torch.cat([p[name] for p in parts], 1) for name in parts[0]}
-
-    def scores_of_part(self, logits: Tensor, targets: Tensor, entropy: bool) -> Outputs:
-        """Log-probs of the targets, and entropies, from logits [rows, time, vocabulary]; all [rows, time]."""
-        logprobs = torch.log_softmax(logits.float() if self.autocast else logits, -1)
-        out = {"logprobs": logprobs.gather(-1, targets[..., None])[..., 0]}
-        if entropy:
-            out["entropy"] = -(logprobs.exp() * logprobs).sum(-1)
-        return out
 
     def __repr__(self) -> str:
         size = sum(p.numel() for p in self.model.parameters())

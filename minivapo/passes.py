@@ -18,6 +18,8 @@ from minivapo.caches import PLAIN, arguments, layers_of
 from minivapo.critics import TokenScores
 from minivapo.interfaces import Outputs, Rollout
 
+LOGITS_AT_ONCE = 2**26
+"""Logits whose softmax is taken at once: 256 MiB in fp32. With a vocabulary of 150,000 all would be many GB."""
 PAYS = 0.85
 """Share of the plain passes' cost up to which prompts are computed apart."""
 PRICE = 128
@@ -169,3 +171,59 @@ def joined(found: Sequence[Outputs], pieces: Sequence[Sequence[int]], rows: Roll
         return padded[torch.argsort(order).to(padded.device)]
 
     return {name: join([outputs[name] for outputs in found]) for name in found[0]}
+
+
+def token_scores(logits: Tensor, targets: Tensor, entropy: bool) -> Outputs:
+    """Log-probs of tokens and, without a gradient, entropies; all [rows, time].
+
+    Args:
+        logits: [rows, time or longer, vocabulary]; float16 and bfloat16 are computed with in float32.
+        targets: [rows, time].
+        entropy: whether entropies are wanted.
+    """
+    if not entropy:
+        return {"logprobs": LogProbs.apply(logits, targets)}
+    logprobs, entropies = [], []
+    for some in spans(logits, targets):
+        part = log_softmax(logits[:, some])
+        logprobs.append(part.gather(-1, targets[:, some, None])[..., 0])
+        entropies.append(-(part.exp() * part).sum(-1))
+    return {"logprobs": torch.cat(logprobs, 1), "entropy": torch.cat(entropies, 1).detach()}
+
+
+class LogProbs(torch.autograd.Function):
+    """log π of targets from logits, keeping nothing of the vocabulary's size but the logits and their gradient.
+
+    The softmax is taken for a few tokens at once and again in the backward pass, where
+    ∂ log π(a)/∂ logits = onehot(a) − softmax.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        """[rows, time]."""
+        ctx.save_for_backward(logits, targets)
+        parts = [log_softmax(logits[:, x]).gather(-1, targets[:, x, None])[..., 0] for x in spans(logits, targets)]
+        return torch.cat(parts, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """Of the logits."""
+        (logits, targets), (gradient,) = ctx.saved_tensors, gradients
+        found = torch.empty_like(logits)
+        found[:, targets.shape[1] :] = 0
+        for some in spans(logits, targets):
+            weight = gradient[:, some, None]
+            part = log_softmax(logits[:, some]).exp_().mul_(-weight)
+            found[:, some] = part.scatter_add_(-1, targets[:, some, None], weight)
+        return found, None
+
+
+def spans(logits: Tensor, targets: Tensor) -> Iterator[slice]:
+    """Columns of targets [rows, time], so many at once that their softmax fits into memory."""
+    width = max(1, LOGITS_AT_ONCE // (len(logits) * logits.shape[-1]))
+    yield from (slice(i, min(i + width, targets.shape[1])) for i in range(0, targets.shape[1], width))
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    """In float32 at least."""
+    return torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)

@@ -33,7 +33,8 @@ def line(part: str, found: list[Row], grows: str, other: str) -> str:
     power = math.log(float(last["cpu_seconds"]) / float(before["cpu_seconds"])) / math.log(
         int(last[grows]) / int(before[grows])
     )
-    spread = f"{int(first[grows]):,} → {int(last[grows]):,} {grows}, {int(last[other]):,} {other}"
+    still = int(last[other])
+    spread = f"{int(first[grows]):,} → {int(last[grows]):,} {grows}, {still:,} {other if still > 1 else other[:-1]}"
     seconds = " → ".join(f"{float(row['cpu_seconds']):.2g}" for row in (first, last))
     return f"| {PARTS[part]} | {spread} | {seconds} | {power:.1f} | {float(last['mib']):,.0f} |"
 

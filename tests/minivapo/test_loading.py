@@ -404,7 +404,7 @@ def test_saving_memory_changes_no_number(qwen, monkeypatch):
     lean = LocalLearner(load_actor(qwen), "actor", config, "cpu", save_memory=True)
     before = plain.forward(rollout)
     sums = plain.step(rollout, actor_loss(config, counts), 1e-3)
-    monkeypatch.setattr("minivapo.local.LOGITS_AT_ONCE", 1600)  # two tokens of two rows at once
+    monkeypatch.setattr("minivapo.passes.LOGITS_AT_ONCE", 1600)  # two tokens of two rows at once
     torch.testing.assert_close(lean.forward(rollout), before)
     for found, expected in zip(lean.step(rollout, actor_loss(config, counts), 1e-3), sums, strict=True):
         assert found == pytest.approx(expected, rel=1e-4)

@@ -103,3 +103,33 @@ def test_no_way_to_cut_rows_by_length_costs_less(lengths, price):
 @given(lengths_of_rows)
 def test_where_one_large_pass_is_best_rows_stay_together_and_in_order(lengths):
     assert passes.cut(torch.tensor(lengths), math.inf) == [list(range(len(lengths)))]
+
+
+@pytest.mark.usefixtures("float64")
+@given(
+    st.integers(1, 4), st.integers(1, 6), st.integers(2, 9), st.integers(0, 1), st.integers(1, 40), st.integers(0, 99)
+)
+def test_log_probs_have_the_gradient_of_a_softmax(rows, time, vocabulary, more, at_once, seed):
+    g = torch.Generator().manual_seed(seed)
+    logits = (3 * torch.randn(rows, time + more, vocabulary, generator=g)).requires_grad_()
+    targets, weights = torch.randint(vocabulary, (rows, time), generator=g), torch.randn(rows, time, generator=g)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passes, "LOGITS_AT_ONCE", at_once)
+        found = passes.token_scores(logits, targets, False)["logprobs"]
+        (gradient,) = torch.autograd.grad((found * weights).sum(), logits)
+        entropy = passes.token_scores(logits, targets, True)["entropy"]
+    softmax = torch.distributions.Categorical(logits=logits[:, :time])
+    (expected,) = torch.autograd.grad((softmax.log_prob(targets) * weights).sum(), logits)
+    torch.testing.assert_close(found, softmax.log_prob(targets), rtol=0, atol=1e-12)
+    torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(entropy, softmax.entropy(), rtol=0, atol=1e-12)
+
+
+def test_half_precision_is_computed_with_in_float32():
+    logits = torch.randn(2, 3, 50, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_()
+    targets = torch.zeros(2, 3, dtype=torch.long)
+    found = passes.token_scores(logits, targets, False)["logprobs"]
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, torch.log_softmax(logits.detach().float(), -1)[..., 0])
+    found.sum().backward()
+    assert logits.grad is not None and logits.grad.dtype == torch.bfloat16
