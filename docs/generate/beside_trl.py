@@ -16,6 +16,8 @@ LEARNING = ("<!-- measured: docs/generate/beside_trl.py, learning -->", "<!-- en
 THEIRS, GRPO, VAPO = "trl grpo", "minivapo grpo", "minivapo vapo"
 SIZES = {"embedded": "70,000 parameters, 256 responses", "6M": "6 million, 256 responses", "135M": "135 million, 64"}
 
+Rows = list[dict[str, str]]
+
 
 def read() -> dict[str, list[dict[str, dict[str, str]]]]:
     """Size -> its rounds, each with a row for all three."""
@@ -83,11 +85,42 @@ def limits() -> str:
     return "\n".join(lines)
 
 
-def learning() -> str:
-    """Markdown: accuracy over rollouts and seconds, the mean over seeds with Student's interval."""
+def curves() -> tuple[list[str], list[str], Rows]:
+    """Ways, marks in rollouts, and the rows of the runs."""
     with CURVES.open() as file:
         rows = list(csv.DictReader(file))
     ways, marks = (list(dict.fromkeys(row[name] for row in rows)) for name in ("way", "rollouts"))
+    return ways, marks, rows
+
+
+def score(rows: Rows, way: str, mark: str) -> str:
+    """Mean and half of Student's interval over seeds, in points."""
+    found = [100 * float(row["accuracy"]) for row in rows if (row["way"], row["rollouts"]) == (way, mark)]
+    low, high = t_interval(found)
+    return f"{statistics.fmean(found):.1f} ± {(high - low) / 2:.1f}"
+
+
+def spent(rows: Rows, way: str, mark: str) -> list[float]:
+    """Processor seconds of each seed up to a mark."""
+    return [float(row["cpu_seconds"]) for row in rows if (row["way"], row["rollouts"]) == (way, mark)]
+
+
+def readme() -> str:
+    """Markdown: learning in a sentence, then the table of a step."""
+    ways, marks, rows = curves()
+    end = marks[-1]
+    samples = next(int(row["samples"]) for row in rows if row["rollouts"] == end)
+    said = [f"{way} {score(rows, way, end)} in {statistics.median(spent(rows, way, end)):.0f} s" for way in ways]
+    return (
+        f"Learning the default task, {len({row['seed'] for row in rows})} seeds: accuracy in points after {samples:,} "
+        f"responses, and the processor seconds that it took: {'; '.join(said)} (`python "
+        f"benchmarks/curves_beside_trl.py`; VAPO's critic comes with the base).\n\n{table()}"
+    )
+
+
+def learning() -> str:
+    """Markdown: accuracy over rollouts and seconds, the mean over seeds with Student's interval."""
+    ways, marks, rows = curves()
     seeds = len({row["seed"] for row in rows})
     lines = [
         f"Accuracy on held-out problems of `locks` in points, {seeds} seeds, mean and Student's interval at 95 % "
@@ -97,13 +130,8 @@ def learning() -> str:
         "|---" * (len(ways) + 1) + "|",
     ]
     for mark in marks:
-        cells = []
-        for way in ways:
-            found = [100 * float(r["accuracy"]) for r in rows if (r["way"], r["rollouts"]) == (way, mark)]
-            low, high = t_interval(found)
-            cells.append(f"{statistics.fmean(found):.1f} ± {(high - low) / 2:.1f}")
         samples = next(row["samples"] for row in rows if row["rollouts"] == mark)
-        lines.append(f"| {int(samples):,} | {' | '.join(cells)} |")
-    spent = [[float(r["cpu_seconds"]) for r in rows if (r["way"], r["rollouts"]) == (way, marks[-1])] for way in ways]
-    cells = [f"{statistics.median(found):.0f} ({min(found):.0f} to {max(found):.0f})" for found in spent]
+        lines.append(f"| {int(samples):,} | {' | '.join(score(rows, way, mark) for way in ways)} |")
+    found = [spent(rows, way, marks[-1]) for way in ways]
+    cells = [f"{statistics.median(of):.0f} ({min(of):.0f} to {max(of):.0f})" for of in found]
     return "\n".join([*lines, f"| processor seconds | {' | '.join(cells)} |"])

@@ -118,7 +118,7 @@ def pages() -> dict[Path, str]:
     for marks, text in (
         (MARKS, table1.readme()),
         (results_real.MARKS, results_real.readme()),
-        (beside_trl.MARKS, beside_trl.table()),
+        (beside_trl.MARKS, beside_trl.readme()),
     ):
         readme = filled(readme, marks, text)
     speed = SPEED.read_text()
