@@ -100,7 +100,7 @@ def table(rows: Rows) -> list[str]:
             for column in ("entropy", "samples", "train_cpu_seconds")
         }
         cells = [
-            f"`{arm[0]}`", f"{float(arm[1]):.0e}", str(len(after)), points(after, ""),
+            f"`{arm[0]}`", rate(arm[1]), str(len(after)), points(after, ""),
             *(points(gains(rows, arm, how)) for how in (*HOW, "pass@8")), f"{mean['entropy']:.2f}",
             str(collapsed(rows, arm)), f"{mean['samples']:,.0f}", f"{mean['train_cpu_seconds'] / 60:.0f}",
         ]  # fmt: skip
@@ -114,7 +114,7 @@ def claim(rows: Rows) -> str:
     for preset in dict.fromkeys(arm[0] for arm in arms(rows)):
         arm = better(rows, preset)
         found = gains(rows, arm, "greedy")
-        said.append(f"{preset.upper()} {points(found)} (at {float(arm[1]):.0e}, {counted(len(found), 'seed')})")
+        said.append(f"{preset.upper()} {points(found)} (at {rate(arm[1])}, {counted(len(found), 'seed')})")
     base = 100 * statistics.fmean(values(rows, arms(rows)[0], "greedy", 0).values())
     sharper = 100 * statistics.fmean(values(rows, arms(rows)[0], "top-p 1", 0).values())
     text = (
@@ -130,6 +130,11 @@ def claim(rows: Rows) -> str:
     return text
 
 
+def rate(name: str) -> str:
+    """3e-06 of the CSV as 3e-6."""
+    return name.replace("e-0", "e-")
+
+
 def counted(number: int, what: str) -> str:
     """1 seed, 2 seeds."""
     return f"{number} {what}{'' if number == 1 else 's'}"
@@ -141,7 +146,7 @@ def below_zero(rows: Rows) -> list[str]:
     number = int(rows[0]["negative"])
     accuracy = {arm: statistics.fmean(values(rows, arm, "greedy", end, "negative_accuracy").values()) for arm in found}
     best = max(found, key=lambda arm: accuracy[arm])
-    solved = f"the best arm solves {100 * accuracy[best]:.1f} % of them (`{best[0]}` at {float(best[1]):.0e})"
+    solved = f"the best arm solves {100 * accuracy[best]:.1f} % of them (`{best[0]}` at {rate(best[1])})"
     if not accuracy[best]:
         solved = "no arm solves any"
     minus = [
@@ -209,11 +214,11 @@ def figure(rows: Rows) -> str:
                 line = f'fill="none" stroke="{colors[arm[1]]}" stroke-width="2" stroke-dasharray="{dash}"'
                 parts.append(f'<polyline points="{" ".join(places)}" {line}/>')
     x, y = left, top + height + 40
-    for rate in RATES:
+    for name in RATES:
         for how, dash in dashes.items():
-            line = f'stroke="{colors[rate]}" stroke-width="2" stroke-dasharray="{dash}"'
+            line = f'stroke="{colors[name]}" stroke-width="2" stroke-dasharray="{dash}"'
             parts.append(f'<line x1="{x}" y1="{y - 4}" x2="{x + 26}" y2="{y - 4}" {line}/>')
-            parts.append(f'<text x="{x + 32}" y="{y}">{how}, rate {float(rate):.0e}</text>')
+            parts.append(f'<text x="{x + 32}" y="{y}">{how}, rate {rate(name)}</text>')
             x += 32 + 118
     return "\n".join([*parts, "</svg>"]) + "\n"
 
