@@ -26,6 +26,7 @@ from minivapo.vapo import (
     update,
 )
 
+pytestmark = pytest.mark.once  # what a family of models makes of a pass is checked in test_passes.py, at both ends
 ROWS = 12
 LOSSES = {"actor": actor_loss, "critic": critic_loss, "reward-model": reward_model_loss}
 
@@ -167,7 +168,6 @@ VARIANTS = [(preset, {}) for preset in PRESETS] + [
 ]
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize(("preset", "changes"), VARIANTS, ids=lambda x: x if isinstance(x, str) else "+".join(x))
 @pytest.mark.usefixtures("float64")
@@ -243,7 +243,6 @@ class Recorder:
         return result
 
 
-@pytest.mark.once
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("size", [2, 3])
 @pytest.mark.parametrize("name", LOSSES)
