@@ -16,7 +16,6 @@ C …, so that other work on the machine touches all alike, and processor second
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import itertools
 import json
@@ -31,6 +30,8 @@ import time
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+import tables
 
 ROOT = Path(__file__).parents[1]
 SIZES: dict[str, dict[str, Any]] = {
@@ -173,7 +174,7 @@ def main() -> None:
 
     from minivapo.runs.folder import git_commit
 
-    known = list(csv.DictReader(args.out.open())) if args.out.exists() else []
+    known = tables.read(args.out)
     about = {"trl": version("trl"), "transformers": version("transformers"), "torch": version("torch"),
              "machine": platform.machine(), "commit": git_commit(), "date": date.today().isoformat()}  # fmt: skip
     env = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -191,10 +192,7 @@ def main() -> None:
                     found = json.loads(done.stdout.splitlines()[-1])
                     known.append({"size": size, "round": str(turn), "way": way, **found, **about})
                     print(f"{size}, round {turn + 1} of {args.rounds}: {way} {found['cpu_seconds']} s", flush=True)
-                    with args.out.open("w", newline="") as file:
-                        writer = csv.DictWriter(file, list(known[0]))
-                        writer.writeheader()
-                        writer.writerows(known)
+                    tables.write(args.out, known)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ process over what it had before.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import platform
 import resource
@@ -24,6 +23,8 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import tables
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "benchmarks/growth.csv"
@@ -116,10 +117,7 @@ def main() -> None:
             found = json.loads(done.stdout.splitlines()[-1])
             rows.append({"part": part, "responses": responses, "tokens": tokens, **found, **about})
             print(f"{part}, {responses} responses of {tokens} tokens: {found['cpu_seconds']} s", flush=True)
-    with args.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    tables.write(args.out, rows)
 
 
 if __name__ == "__main__":

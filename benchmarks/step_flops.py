@@ -9,12 +9,12 @@ one product by itself, of the shape that most of a step has, on one thread.
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
+import tables
 import torch
 from beside_trl import MINI_BATCH, SIZES, WAYS, make_model, ours, trl
 from torch.utils.flop_counter import FlopCounterMode
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rows = list(csv.DictReader(args.out.open())) if args.out.exists() else []
+    rows = tables.read(args.out)
     for size in args.sizes:
         with tempfile.TemporaryDirectory() as folder:
             make_model(size, Path(folder))
@@ -56,10 +56,7 @@ def main() -> None:
                 found = {"gflop": round(counter.get_total_flops() / 1e9, 3), "matmul_gflops": round(fastest / 1e9, 1)}
                 rows.append({"size": size, "way": way} | {name: str(x) for name, x in found.items()})
                 print(rows[-1], flush=True)
-                with args.out.open("w", newline="") as file:
-                    writer = csv.DictWriter(file, list(rows[0]))
-                    writer.writeheader()
-                    writer.writerows(rows)
+                tables.write(args.out, rows)
 
 
 if __name__ == "__main__":

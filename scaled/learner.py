@@ -92,7 +92,7 @@ class DeepSpeedLearner:
         with quiet():
             engine, *_ = deepspeed.initialize(
                 model=module,
-                optimizer=optimizer,  # type: ignore[arg-type]
+                optimizer=optimizer,
                 config=deepspeed_config(self.config, self.settings),
                 dist_init_required=False,
             )
@@ -127,7 +127,7 @@ class DeepSpeedLearner:
             found = (self.engine(packed.tokens, packed.positions, **bounds),)
         else:
             found = self.engine(packed.tokens, packed.positions, packed.targets, entropy, **bounds)
-        return found if ranks == 1 else tuple(JoinSlices.apply(x, group_of(ranks)) for x in found)  # type: ignore
+        return found if ranks == 1 else tuple(JoinSlices.apply(x, group_of(ranks)) for x in found)
 
     def idle(self) -> Tensor:
         """A pass over two tokens that weighs nothing, to keep step with ranks that have more micro-batches."""

@@ -119,8 +119,8 @@ def claim(rows: Rows) -> str:
     sharper = 100 * statistics.fmean(values(rows, arms(rows)[0], "top-p 1", 0).values())
     text = (
         f"Greedily the model solves {base:.1f} % before training, at top-p 1 {sharper:.1f} %: what top-p 1 gains up to "
-        f"{base - sharper:.0f} points may be sharpening alone. Greedy gains in points, each method at the rate of two "
-        f"that was better on these runs: {'; '.join(said)}."
+        f"{base - sharper:.0f} points may be sharpening alone. Greedy gains in points, each method at its "
+        f"better rate on the runs so far: {'; '.join(said)}."
     )
     own = gains(rows, better(rows, "vapo"), "greedy")
     if len(own) > 1:

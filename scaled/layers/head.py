@@ -19,7 +19,7 @@ class ChunkedLogProbs(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, chunk: int, entropy: bool
     ) -> tuple[Tensor, Tensor]:
         """Returns log-probs and entropies (zeros unless asked for), [tokens] in fp32."""
@@ -79,7 +79,7 @@ def token_logprobs(
         chunk: tokens whose logits are held at once.
         entropy: compute the entropies; without it they are 0. They carry no gradient.
     """
-    return ChunkedLogProbs.apply(hidden, weight, bias, targets, chunk, entropy)  # type: ignore[return-value]
+    return ChunkedLogProbs.apply(hidden, weight, bias, targets, chunk, entropy)
 
 
 class PolicyModule(nn.Module):

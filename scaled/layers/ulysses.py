@@ -57,7 +57,7 @@ class JoinSlices(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, part: Tensor, group: dist.ProcessGroup) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, part: Tensor, group: dist.ProcessGroup) -> Tensor:
         """[tokens / ranks] → [tokens]."""
         parts = [torch.empty_like(part) for _ in range(dist.get_world_size(group))]
         dist.all_gather(parts, part.contiguous(), group)
