@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 import warnings
@@ -44,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"minivapo: there is no command '{words[0]}'; choose one of {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # accelerate loads DeepSpeed where it is installed, which then says what accelerator it would use.
+    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
     try:
         return run_command(words[0], words[1:])
     except (UserError, NonFiniteError) as error:

@@ -344,6 +344,7 @@ def test_a_run_trains_resumes_and_is_evaluated_with_its_options(tiny_model, tmp_
     for argv in (command, [*command[:3], "eval", str(run), "--samples", "1", "--problems", "4"]):
         done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
+        assert "accelerator" not in done.stderr + done.stdout, "DeepSpeed, which only lies beside, says what it found"
     assert list(run.glob("eval-reasoning-gym-chain_sum-*.json"))
     done = subprocess.run([*command[:4], "--resume", str(run)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
