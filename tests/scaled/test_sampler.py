@@ -11,8 +11,7 @@ from scaled.sampler import drain_steps, even_cut
 pytestmark = pytest.mark.cluster
 
 CASES = {
-    "tied-tp1": ("llama-tied", 1), "untied-tp1": ("llama-untied", 1),
-    "tied-tp2": ("llama-tied", 2), "untied-tp2": ("llama-untied", 2),
+    "tied-tp1": ("llama-tied", 1), "tied-tp2": ("llama-tied", 2), "untied-tp2": ("llama-untied", 2),
     "qwen-bf16-tp1": ("qwen2-tied", 1, "bfloat16"),
 }  # fmt: skip
 

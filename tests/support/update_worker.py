@@ -116,7 +116,7 @@ def updates() -> None:
             }
             for i, preset in enumerate(PRESETS):
                 config = toy_config(preset, **RATES)
-                if kind == "critic" and config.advantage != "gae":
+                if (kind == "critic" and config.advantage != "gae") or (world.size != 2 and "-wo-" in preset):
                     continue
                 learner.load(fresh)
                 learner.settings = dataclasses.replace(settings, token_budget=budgets[i % 3])

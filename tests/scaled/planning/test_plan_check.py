@@ -19,8 +19,9 @@ def errors(tmp_path_factory):
         out = tmp_path_factory.mktemp(check) / "rows.json"
         model = tmp_path_factory.mktemp("model")
         done = torchrun(
-            ranks, SCRIPT, "--only", check, "--cases", 1, "--json", out, PLAN_CHECK_MODEL=str(model), timeout=600
-        )
+            ranks, SCRIPT, "--only", check, "--cases", 1, "--tokens", 512, "--json", out, PLAN_CHECK_MODEL=str(model),
+            timeout=600,
+        )  # fmt: skip
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
         return {row["case"]: row["error"] for row in json.loads(out.read_text())["rows"]}
 
