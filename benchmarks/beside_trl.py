@@ -1,12 +1,14 @@
-"""A step of GRPO and of VAPO here beside a step of TRL's GRPO: processor seconds and memory, turn by turn.
+"""A step of GRPO, VAPO and PPO here beside a step of TRL's GRPO and PPO: processor seconds and memory, turn by turn.
 
     python3 -m venv .venv-trl && .venv-trl/bin/pip install -c constraints.txt -e . trl==1.16
-    .venv-trl/bin/python benchmarks/beside_trl.py        # --sizes embedded: the first alone; into beside_trl.csv
+    python3 -m venv .venv-ppo && .venv-ppo/bin/pip install -c constraints.txt -e . trl==1.12      # the last with PPO
+    .venv-trl/bin/python benchmarks/beside_trl.py --ppo .venv-ppo/bin/python     # --sizes embedded: the first alone
 
-All three take the same model, prompts, group, length limit, temperature and number of updates: 256 responses = 32
-prompts × 8, at most 64 tokens, 16 updates of 16 rows, one thread. The learning rate is so small that lengths stay
-those of the base. Every measurement is a process of its own; within one the first step warms up. The order is A B C A B
-C …, so that other work on the machine touches all alike, and processor seconds are what is compared.
+All take the same model, length limit, temperature and number of updates: 256 responses, at most 64 tokens, 16 updates
+of 16 rows, one thread; 32 prompts × 8, but 256 prompts for both PPOs, which know no groups. The learning rate is so
+small that lengths stay those of the base. Every measurement is a process of its own; within one the first step warms
+up. The order is A B C … A B C …, so that other work on the machine touches all alike, and processor seconds are what is
+compared. Without --ppo, TRL's PPO is left out.
 
     embedded   the base of `locks`, 70,000 parameters, responses as long as it makes them
     6M         six layers of 256, random weights: nearly every response reaches the limit
@@ -76,8 +78,9 @@ def ours(preset: str, size: str, folder: Path, steps: int) -> tuple[list[float],
     from minivapo.vapo import PRESETS, train_step
 
     rows, limit = SIZES[size]["rows"], SIZES[size]["limit"]
+    group = GROUP if PRESETS[preset].group_size > 1 else 1
     config = dataclasses.replace(
-        PRESETS[preset], batch_size=rows, mini_batch=MINI_BATCH, micro_batch=MINI_BATCH, group_size=GROUP, steps=steps,
+        PRESETS[preset], batch_size=rows, mini_batch=MINI_BATCH, micro_batch=MINI_BATCH, group_size=group, steps=steps,
         max_new_tokens=limit, actor_lr=RATE, critic_lr=RATE, critic_init="policy", value_pretrain_steps=0,
         dynamic_sampling=0,
     )  # fmt: skip
@@ -139,22 +142,85 @@ def trl(size: str, folder: Path, steps: int) -> tuple[list[float], float]:
     return [b - a for a, b in itertools.pairwise([begun, *marks])], lengths[-1]
 
 
-WAYS = ("trl grpo", "minivapo grpo", "minivapo vapo")
+def trl_ppo(size: str, folder: Path, steps: int) -> tuple[list[float], float]:
+    """Processor seconds of each of TRL's rollouts with its updates of policy and critic, and the mean length of all.
+
+    TRL's reward is a model's: here that model is the verifier. A reference model is asked even though its coefficient
+    is 0; TRL's PPO does not go without.
+    """
+    import datasets
+    import torch
+    import transformers
+    from trl.experimental.ppo import PPOConfig, PPOTrainer
+
+    from minivapo.tasks import make_task
+
+    rows, limit = SIZES[size]["rows"], SIZES[size]["limit"]
+    task = make_task("locks")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side="left")
+    problems = task.train_problems(0, rows * (steps + 1), 0)
+    by_prompt = {p.prompt: p for p in problems}
+    marks, lengths = [], []
+
+    class Verifier(torch.nn.Module):
+        """For TRL a body with states and a head with a score of each token: here the token ids, and the verdict."""
+
+        base_model_prefix = "body"
+
+        def body(self, input_ids, attention_mask, **_):
+            return transformers.modeling_outputs.BaseModelOutput(hidden_states=((input_ids, attention_mask),))
+
+        def score(self, states):
+            verdicts = []
+            for ids, there in zip(*states, strict=True):
+                question, mark, answer = tokenizer.decode(ids[there], skip_special_tokens=True).partition("?")
+                verdicts.append(float(task.is_correct(by_prompt[question + mark], answer)))
+                lengths.append(len(ids[there]) - len(tokenizer(question + mark)["input_ids"]))
+            return torch.tensor(verdicts)[:, None, None].expand(*states[0].shape, 1)
+
+    class Clock(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            marks.append(time.process_time())
+
+    with tempfile.TemporaryDirectory() as out:
+        arguments = PPOConfig(
+            output_dir=out, use_cpu=True, bf16=False, per_device_train_batch_size=rows, gradient_accumulation_steps=1,
+            num_mini_batches=rows // MINI_BATCH, num_ppo_epochs=1, local_rollout_forward_batch_size=rows,
+            response_length=limit, temperature=1.0, kl_coef=0.0, stop_token="eos", learning_rate=RATE,
+            lr_scheduler_type="constant", total_episodes=rows * steps, num_sample_generations=0, save_strategy="no",
+            report_to=[], disable_tqdm=True, seed=0, gradient_checkpointing=False,
+        )  # fmt: skip
+        policy, reference = (transformers.AutoModelForCausalLM.from_pretrained(folder) for _ in range(2))
+        critic = transformers.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1)
+        prompts = [{"input_ids": tokenizer(p.prompt)["input_ids"]} for p in problems]
+        trainer = PPOTrainer(
+            args=arguments, processing_class=tokenizer, model=policy, ref_model=reference, reward_model=Verifier(),
+            value_model=critic, callbacks=[Clock()], train_dataset=datasets.Dataset.from_list(prompts),
+        )  # fmt: skip
+        begun = time.process_time()
+        trainer.train()
+    return [b - a for a, b in itertools.pairwise([begun, *marks])], statistics.fmean(lengths)
 
 
-def measure(way: str, size: str, folder: Path, steps: int) -> dict[str, float]:
-    """Median over the steps after the first, and the peak of memory, in this process."""
+WAYS = ("trl grpo", "minivapo grpo", "minivapo vapo", "trl ppo", "minivapo ppo")
+
+
+def measure(way: str, size: str, folder: Path, steps: int) -> dict[str, Any]:
+    """Median over the steps after the first, the peak of memory in this process, and what ran."""
+    from importlib.metadata import version
+
     import torch
 
     torch.set_num_threads(1)
-    found = trl(size, folder, steps) if way == "trl grpo" else ours(way.split()[1], size, folder, steps)
+    theirs = {"trl grpo": trl, "trl ppo": trl_ppo}
+    found = theirs[way](size, folder, steps) if way in theirs else ours(way.split()[1], size, folder, steps)
     seconds, length = found
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
         "cpu_seconds": round(statistics.median(seconds[1:]), 3),
         "peak_mib": round(peak),
         "length": round(length, 1),
-    }
+    } | {name: version(name) for name in ("trl", "transformers", "torch")}
 
 
 def main() -> None:
@@ -163,6 +229,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=SIZES)
     parser.add_argument("--rounds", type=int, default=5, help="turns of all three")
     parser.add_argument("--steps", type=int, default=3, help="in each process, the first of them not counted")
+    parser.add_argument("--ppo", metavar="PYTHON", help="that of an environment with TRL's PPO")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/beside_trl.csv")
     parser.add_argument("--one", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -170,24 +237,24 @@ def main() -> None:
         print(json.dumps(measure(args.one[0], args.sizes[0], Path(args.one[1]), args.steps)))
         return
 
-    from importlib.metadata import version
-
     from minivapo.runs.folder import git_commit
 
     known = tables.read(args.out)
-    about = {"trl": version("trl"), "transformers": version("transformers"), "torch": version("torch"),
-             "machine": platform.machine(), "commit": git_commit(), "date": date.today().isoformat()}  # fmt: skip
+    about = {"machine": platform.machine(), "commit": git_commit(), "date": date.today().isoformat()}
     env = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     for size in args.sizes:
         with tempfile.TemporaryDirectory() as folder:
             make_model(size, Path(folder))
             for turn in range(args.rounds):
                 for way in WAYS:
+                    if way == "trl ppo" and not args.ppo:
+                        continue
                     if any((r["size"], r["round"], r["way"]) == (size, str(turn), way) for r in known):
                         continue
                     options = ["--sizes", size, "--steps", str(args.steps), "--one", way, folder]
+                    python = args.ppo if way == "trl ppo" else sys.executable
                     done = subprocess.run(
-                        [sys.executable, __file__, *options], env=env, text=True, stdout=subprocess.PIPE, check=True
+                        [python, __file__, *options], env=env, text=True, stdout=subprocess.PIPE, check=True
                     )
                     found = json.loads(done.stdout.splitlines()[-1])
                     known.append({"size": size, "round": str(turn), "way": way, **found, **about})

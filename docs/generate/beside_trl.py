@@ -14,27 +14,31 @@ MARKS = ("<!-- measured: docs/generate/beside_trl.py -->", "<!-- end -->")
 LIMITS = ("<!-- measured: docs/generate/beside_trl.py, limits -->", "<!-- end -->")
 LEARNING = ("<!-- measured: docs/generate/beside_trl.py, learning -->", "<!-- end -->")
 THEIRS, GRPO, VAPO = "trl grpo", "minivapo grpo", "minivapo vapo"
+THEIR_PPO, PPO = "trl ppo", "minivapo ppo"
 SIZES = {"embedded": "70,000 parameters, 256 responses", "6M": "6 million, 256 responses", "135M": "135 million, 64"}
 
 Rows = list[dict[str, str]]
 
 
 def read() -> dict[str, list[dict[str, dict[str, str]]]]:
-    """Size -> its rounds, each with a row for all three."""
+    """Size -> its rounds, each with a row for all but perhaps the PPOs."""
     rounds: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
     with CSV.open() as file:
         for row in csv.DictReader(file):
             rounds.setdefault((row["size"], row["round"]), {})[row["way"]] = row
     sizes: dict[str, list[dict[str, dict[str, str]]]] = {}
     for (size, _), ways in rounds.items():
-        if len(ways) == len((THEIRS, GRPO, VAPO)):
+        if {THEIRS, GRPO, VAPO} <= set(ways):
             sizes.setdefault(size, []).append(ways)
     return sizes
 
 
-def faster(rounds: list[dict[str, dict[str, str]]], way: str) -> str:
+def faster(rounds: list[dict[str, dict[str, str]]], way: str, theirs: str = THEIRS) -> str:
     """How many times TRL's processor seconds are ours: the median over rounds, with the smallest and the largest."""
-    ratios = [float(turn[THEIRS]["cpu_seconds"]) / float(turn[way]["cpu_seconds"]) for turn in rounds]
+    turns = [turn for turn in rounds if {theirs, way} <= set(turn)]
+    if not turns:
+        return "not run"
+    ratios = [float(turn[theirs]["cpu_seconds"]) / float(turn[way]["cpu_seconds"]) for turn in turns]
     return f"{statistics.median(ratios):.1f} × ({min(ratios):.1f} to {max(ratios):.1f})"
 
 
@@ -46,19 +50,22 @@ def memory(rounds: list[dict[str, dict[str, str]]], way: str) -> str:
 def table() -> str:
     """Markdown."""
     sizes = read()
-    first = next(iter(sizes.values()))[0][THEIRS]
+    first = next(iter(sizes.values()))[0]
+    trl = first[THEIRS]["trl"] + (f" (PPO: {first[THEIR_PPO]['trl']}, the last with one)" if THEIR_PPO in first else "")
     rounds_of = ", ".join(f"{len(rounds)} rounds for {size}" for size, rounds in sizes.items())
     lines = [
-        f"Processor seconds of one step, one thread, beside GRPO of TRL {first['trl']} with the same model, prompts "
+        f"Processor seconds of one step, one thread, beside TRL {trl} with the same model, prompts "
         f"and updates, turn by turn ({rounds_of}; "
-        "`python benchmarks/beside_trl.py`). VAPO trains a second network, the critic.",
+        "`python benchmarks/beside_trl.py`). VAPO and PPO train a second network, the critic.",
         "",
-        "| model | TRL's seconds over those of our GRPO | over those of our VAPO | peak memory: TRL, GRPO, VAPO |",
-        "|---|---|---|---|",
+        "| model | TRL's GRPO over our GRPO | TRL's GRPO over our VAPO | TRL's PPO over our PPO | "
+        "peak memory: TRL's GRPO, GRPO, VAPO |",
+        "|---|---|---|---|---|",
     ]
     for size, rounds in sizes.items():
         memories = ", ".join(memory(rounds, way) for way in (THEIRS, GRPO, VAPO))
-        lines.append(f"| {SIZES[size]} | {faster(rounds, GRPO)} | {faster(rounds, VAPO)} | {memories} |")
+        ratios = [faster(rounds, GRPO), faster(rounds, VAPO), faster(rounds, PPO, THEIR_PPO)]
+        lines.append(f"| {SIZES[size]} | {' | '.join(ratios)} | {memories} |")
     return "\n".join(lines)
 
 
