@@ -6,6 +6,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from minivapo.cli import main
 from minivapo.commands.notebooks import READ
 
@@ -30,6 +32,7 @@ def test_it_copies_notebooks_and_results_and_overwrites_nothing(tmp_path, capsys
     assert not (folder / "style.mplstyle").exists()
 
 
+@pytest.mark.once
 def test_the_copies_find_their_results(tmp_path):
     assert main(["notebooks", str(tmp_path / "mine")]) == 0
     look = "import setup_notebook as s; s.prepare(); print(s.RESULTS); print(len(s.sweep('token-loss')[1]) > 1)"

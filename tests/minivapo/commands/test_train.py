@@ -11,6 +11,8 @@ from minivapo.cli import main
 from minivapo.loading import load_actor
 from minivapo.runs.folder import read_config, read_metrics
 
+pytestmark = pytest.mark.once
+
 SIZE = (
     "--preset grpo --batch-size 8 --mini-batch 8 --group-size 4 --max-new-tokens 8 --eval-problems 2 --device cpu "
     "--overlong-share 0.9"  # no response is right: their lengths are what there is to learn

@@ -85,6 +85,7 @@ def numbers(path):
     return {k: v for k, v in result.items() if k not in ("date", "seconds")}
 
 
+@pytest.mark.once
 def test_a_stopped_evaluation_goes_on_with_the_same_numbers(tiny_model, tmp_path, capsys, monkeypatch):
     whole, stopped = tmp_path / "whole.json", tmp_path / "stopped.json"
     assert evaluate(tiny_model, whole) == 0
@@ -116,6 +117,7 @@ def test_a_stopped_evaluation_goes_on_with_the_same_numbers(tiny_model, tmp_path
     assert "pass@4" in capsys.readouterr().out
 
 
+@pytest.mark.once
 def test_other_settings_are_refused_and_nothing_is_lost(tiny_model, tmp_path, capsys):
     out = tmp_path / "result.json"
     assert evaluate(tiny_model, out) == 0
@@ -252,6 +254,7 @@ def test_what_is_left_out_stands_in_the_headline(capsys):
     assert "LEFT OUT" not in text and "greedy" in text and "top-p" not in text
 
 
+@pytest.mark.once
 def test_a_whole_file_is_evaluated_and_what_is_left_out_named(tiny_model, tmp_path, capsys):
     pytest.importorskip("math_verify")
     path, context = tmp_path / "f.jsonl", load_shape(tiny_model).max_position_embeddings

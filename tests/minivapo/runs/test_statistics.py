@@ -21,6 +21,7 @@ def test_bootstrap_interval_against_the_normal_approximation():
     assert bootstrap_interval(rates.tolist()) == (low, high)
 
 
+@pytest.mark.once
 @settings(max_examples=10, deadline=None)
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=12), st.integers(0, 3))
 def test_bootstrap_interval_is_that_of_means_of_redrawn_values(values, seed):

@@ -238,6 +238,7 @@ def test_run_folders_are_numbered_and_no_two_get_the_same(tmp_path):
 # Two processes
 
 
+@pytest.mark.once
 def test_a_run_that_another_process_trains_is_left_alone(half_run, tmp_path):
     """Here another process resumes it; there this one would write a new run."""
     run, config = half_run
@@ -276,6 +277,7 @@ def count_saves(monkeypatch):
     return saves
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("every", "wanted"), [(1, [2, 3, 4, 5, 6]), (2, [3, 5, 6]), (10, [6])])
 def test_rollouts_are_counted_from_save_to_save(tiny_model, chain, small, tmp_path, monkeypatch, every, wanted):
     """Six lines: the base policy, the reward model, two of value-pretraining, two steps. The end is always saved."""
@@ -331,6 +333,7 @@ def test_all_ranks_save_at_the_same_time():
     assert 1 < sum(first) < 40
 
 
+@pytest.mark.once
 def test_earlier_checkpoints_are_kept_by_their_step(tiny_model, chain, small, tmp_path):
     config = small("vapo", steps=4)
     list(run_training(config, chain, LocalEngine(tiny_model, config), tmp_path, save_every=1, keep=3))

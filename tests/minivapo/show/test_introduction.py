@@ -11,6 +11,8 @@ from minivapo.local import LocalEngine
 from minivapo.show.introduction import introduction, phases, shorten
 from minivapo.vapo import PRESETS, train
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_announced_phase_happens_and_no_other(preset, tiny_model, chain, small):

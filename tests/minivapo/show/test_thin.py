@@ -54,6 +54,7 @@ def test_lines_that_come_again_replace_those_that_were(count, back):
     assert steps == sorted(set(steps)) and steps[-1] == back + 59 and len(steps) <= 8
 
 
+@pytest.mark.once
 @given(
     st.integers(0, 400),
     st.integers(12, 40),
