@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
 import json
 import os
 import platform
@@ -71,8 +70,36 @@ def make_model(size: str, folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def ours(preset: str, size: str, folder: Path, steps: int) -> tuple[list[float], float]:
-    """Processor seconds of each step of a preset, and the mean length of the last responses."""
+class Seconds:
+    """Processor seconds of each step, and of sampling within it."""
+
+    def __init__(self) -> None:
+        self.steps: list[float] = []
+        self.sampling = [0.0]
+        self.begun = time.process_time()
+
+    def step(self) -> None:
+        """A step ends, and the next begins."""
+        now = time.process_time()
+        self.steps.append(now - self.begun)
+        self.sampling.append(0.0)
+        self.begun = now
+
+    def count_as_sampling(self, owner: Any, name: str) -> None:
+        """Calls of this function from now on."""
+        work = getattr(owner, name)
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            begun = time.process_time()
+            result = work(*args, **kwargs)
+            self.sampling[-1] += time.process_time() - begun
+            return result
+
+        setattr(owner, name, counted)
+
+
+def ours(preset: str, size: str, folder: Path, steps: int) -> tuple[Seconds, float]:
+    """Seconds of the steps of a preset, and the mean length of the last responses."""
     from minivapo.local import LocalEngine
     from minivapo.tasks import make_task
     from minivapo.vapo import PRESETS, train_step
@@ -87,17 +114,17 @@ def ours(preset: str, size: str, folder: Path, steps: int) -> tuple[list[float],
     task = make_task("locks")
     engine = LocalEngine(folder, config, stop=task.stop)
     engine.sampler.sync(engine.actor)
-    seconds, length = [], 0.0
+    seconds, length = Seconds(), 0.0
+    seconds.count_as_sampling(engine.sampler, "generate")
     for _ in range(steps):
-        begun = time.process_time()
         length = train_step(config, task, engine)["response/length"]
         engine.progress.step += 1
-        seconds.append(time.process_time() - begun)
+        seconds.step()
     return seconds, length
 
 
-def trl(size: str, folder: Path, steps: int) -> tuple[list[float], float]:
-    """Processor seconds of each of TRL's rollouts with its updates, and the mean length of the last responses."""
+def trl(size: str, folder: Path, steps: int) -> tuple[Seconds, float]:
+    """Seconds of TRL's rollouts with their updates, and the mean length of the last responses."""
     import datasets
     import transformers
     from trl import GRPOConfig, GRPOTrainer
@@ -113,12 +140,10 @@ def trl(size: str, folder: Path, steps: int) -> tuple[list[float], float]:
     def reward(prompts: list[str], completions: list[str], **_: object) -> list[float]:
         return [float(task.is_correct(by_prompt[p], c)) for p, c in zip(prompts, completions, strict=True)]
 
-    marks = []
-
     class Clock(transformers.TrainerCallback):
         def on_step_end(self, args, state, control, **_):
             if state.global_step % updates == 0:
-                marks.append(time.process_time())
+                seconds.step()
 
     with tempfile.TemporaryDirectory() as out:
         arguments = GRPOConfig(
@@ -134,16 +159,17 @@ def trl(size: str, folder: Path, steps: int) -> tuple[list[float], float]:
             processing_class=transformers.AutoTokenizer.from_pretrained(folder, padding_side="left"),
             train_dataset=datasets.Dataset.from_list([{"prompt": p.prompt} for p in problems]),
         )  # fmt: skip
-        begun = time.process_time()
+        seconds = Seconds()
+        seconds.count_as_sampling(trainer, "_generate")
         trainer.train()
     lengths = [
         line["completions/mean_length"] for line in trainer.state.log_history if "completions/mean_length" in line
     ]
-    return [b - a for a, b in itertools.pairwise([begun, *marks])], lengths[-1]
+    return seconds, lengths[-1]
 
 
-def trl_ppo(size: str, folder: Path, steps: int) -> tuple[list[float], float]:
-    """Processor seconds of each of TRL's rollouts with its updates of policy and critic, and the mean length of all.
+def trl_ppo(size: str, folder: Path, steps: int) -> tuple[Seconds, float]:
+    """Seconds of TRL's rollouts with their updates of policy and critic, and the mean length of all responses.
 
     TRL's reward is a model's: here that model is the verifier. A reference model is asked even though its coefficient
     is 0; TRL's PPO does not go without.
@@ -151,7 +177,7 @@ def trl_ppo(size: str, folder: Path, steps: int) -> tuple[list[float], float]:
     import datasets
     import torch
     import transformers
-    from trl.experimental.ppo import PPOConfig, PPOTrainer
+    from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
 
     from minivapo.tasks import make_task
 
@@ -160,7 +186,7 @@ def trl_ppo(size: str, folder: Path, steps: int) -> tuple[list[float], float]:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side="left")
     problems = task.train_problems(0, rows * (steps + 1), 0)
     by_prompt = {p.prompt: p for p in problems}
-    marks, lengths = [], []
+    lengths = []
 
     class Verifier(torch.nn.Module):
         """For TRL a body with states and a head with a score of each token: here the token ids, and the verdict."""
@@ -180,7 +206,7 @@ def trl_ppo(size: str, folder: Path, steps: int) -> tuple[list[float], float]:
 
     class Clock(transformers.TrainerCallback):
         def on_step_end(self, args, state, control, **_):
-            marks.append(time.process_time())
+            seconds.step()
 
     with tempfile.TemporaryDirectory() as out:
         arguments = PPOConfig(
@@ -197,9 +223,10 @@ def trl_ppo(size: str, folder: Path, steps: int) -> tuple[list[float], float]:
             args=arguments, processing_class=tokenizer, model=policy, ref_model=reference, reward_model=Verifier(),
             value_model=critic, callbacks=[Clock()], train_dataset=datasets.Dataset.from_list(prompts),
         )  # fmt: skip
-        begun = time.process_time()
+        seconds = Seconds()
+        seconds.count_as_sampling(ppo_trainer, "batch_generation")
         trainer.train()
-    return [b - a for a, b in itertools.pairwise([begun, *marks])], statistics.fmean(lengths)
+    return seconds, statistics.fmean(lengths)
 
 
 WAYS = ("trl grpo", "minivapo grpo", "minivapo vapo", "trl ppo", "minivapo ppo")
@@ -217,7 +244,8 @@ def measure(way: str, size: str, folder: Path, steps: int) -> dict[str, Any]:
     seconds, length = found
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
-        "cpu_seconds": round(statistics.median(seconds[1:]), 3),
+        "cpu_seconds": round(statistics.median(seconds.steps[1:]), 3),
+        "sampling_seconds": round(statistics.median(seconds.sampling[1:-1]), 3),
         "peak_mib": round(peak),
         "length": round(length, 1),
     } | {name: version(name) for name in ("trl", "transformers", "torch")}

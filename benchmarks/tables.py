@@ -19,8 +19,9 @@ def read(path: Path) -> Rows:
 
 
 def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """All rows, with the columns of the first."""
+    """All rows, with every column that one of them has; empty where a row has none."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)

@@ -42,6 +42,13 @@ def faster(rounds: list[dict[str, dict[str, str]]], way: str, theirs: str = THEI
     return f"{statistics.median(ratios):.1f} × ({min(ratios):.1f} to {max(ratios):.1f})"
 
 
+def sampling(rounds: list[dict[str, dict[str, str]]], way: str) -> str:
+    """The share of a step that is sampling, the median over rounds."""
+    turns = [turn[way] for turn in rounds if turn[way].get("sampling_seconds")]
+    shares = [float(turn["sampling_seconds"]) / float(turn["cpu_seconds"]) for turn in turns]
+    return f"{100 * statistics.median(shares):.0f} %" if shares else "not measured"
+
+
 def memory(rounds: list[dict[str, dict[str, str]]], way: str) -> str:
     """Peak memory of the process, the median over rounds."""
     return f"{statistics.median(float(turn[way]['peak_mib']) for turn in rounds) / 1024:.1f} GiB"
@@ -59,13 +66,13 @@ def table() -> str:
         "`python benchmarks/beside_trl.py`). VAPO and PPO train a second network, the critic.",
         "",
         "| model | TRL's GRPO over our GRPO | TRL's GRPO over our VAPO | TRL's PPO over our PPO | "
-        "peak memory: TRL's GRPO, GRPO, VAPO |",
-        "|---|---|---|---|---|",
+        "sampling's share of a step: TRL's GRPO, GRPO, VAPO | peak memory of the three |",
+        "|---|---|---|---|---|---|",
     ]
     for size, rounds in sizes.items():
-        memories = ", ".join(memory(rounds, way) for way in (THEIRS, GRPO, VAPO))
+        shares, memories = (", ".join(of(rounds, way) for way in (THEIRS, GRPO, VAPO)) for of in (sampling, memory))
         ratios = [faster(rounds, GRPO), faster(rounds, VAPO), faster(rounds, PPO, THEIR_PPO)]
-        lines.append(f"| {SIZES[size]} | {' | '.join(ratios)} | {memories} |")
+        lines.append(f"| {SIZES[size]} | {' | '.join(ratios)} | {shares} | {memories} |")
     return "\n".join(lines)
 
 
