@@ -151,7 +151,8 @@ class LocalLearner:
     def forward(self, rollout: Rollout, training: bool = False) -> Outputs:
         """See `minivapo.interfaces.Learner.forward`; `training` has the network in the mode of `step`."""
         result: Outputs = {}
-        self.model.train(training and self.save_memory)
+        if training and self.save_memory:
+            self.model.train()
         for index in self.micro_batches(rollout):
             rows = rollout.rows(index)
             for name, x in self.outputs(rows, entropy=True).items():
@@ -165,7 +166,8 @@ class LocalLearner:
         sums: dict[str, Tensor] = {}
         maxima: dict[str, Tensor] = {}
         self.optimizer.zero_grad(set_to_none=True)
-        self.model.train(self.save_memory)  # transformers recomputes in training mode alone; there is no dropout
+        if self.save_memory:
+            self.model.train()  # transformers recomputes in training mode alone; there is no dropout
         for index in self.micro_batches(rollout):
             rows = rollout.rows(index)
             outputs = {k: x.cpu() if x.device.type != "cpu" else x for k, x in self.outputs(rows, False).items()}
@@ -175,7 +177,8 @@ class LocalLearner:
                 sums[name] = sums.get(name, torch.zeros(())) + x
             for name, x in part_maxima.items():
                 maxima[name] = torch.maximum(maxima[name], x) if name in maxima else x
-        self.model.eval()
+        if self.save_memory:
+            self.model.eval()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
         numbers = {name: float(x) for name, x in sums.items()}
         peaks = {**{name: float(x) for name, x in maxima.items()}, "grad_norm": float(norm)}
