@@ -2,9 +2,8 @@
 
     .venv-trl/bin/python benchmarks/step_flops.py        # made as for beside_trl.py; into step_flops.csv
 
-Counted by PyTorch in one step of `beside_trl.py`: matrix products, in floating-point operations, and in another step
-the share of its time that they take. Beside it the rate of one product by itself, of the shape that most of a step has,
-on one thread.
+Counted by PyTorch in one step of `beside_trl.py`: matrix products, in floating-point operations. Beside it the rate of
+one product by itself, of the shape that most of a step has, on one thread.
 """
 
 from __future__ import annotations
@@ -18,13 +17,10 @@ from pathlib import Path
 import tables
 import torch
 from beside_trl import MINI_BATCH, SIZES, make_model, ours, trl
-from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig
 
 WAYS = ("trl grpo", "minivapo grpo", "minivapo vapo")
-PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::_scaled_dot_product")
-"""Operations whose names begin so, backward passes of them included."""
 OUT = Path(__file__).parent / "step_flops.csv"
 
 
@@ -38,19 +34,6 @@ def rate(rows: int, inner: int, outer: int, seconds: float = 0.2, times: int = 5
             count += 1
         found.append(2 * rows * inner * outer * count / (time.process_time() - begun))
     return statistics.median(found[1:])
-
-
-def step(way: str, size: str, folder: Path) -> float:
-    """Processor seconds of a first step of one of the ways."""
-    seconds, _ = trl(size, folder, 1) if way == "trl grpo" else ours(way.split()[1], size, folder, 1)
-    return seconds.steps[0]
-
-
-def product_share(way: str, size: str, folder: Path) -> float:
-    """Share of a step that products take; the profiler reads the clock, so that nothing else should run."""
-    with profile(activities=[ProfilerActivity.CPU]) as seen:
-        whole = step(way, size, folder)
-    return sum(e.self_cpu_time_total for e in seen.key_averages() if e.key.startswith(PRODUCTS)) / 1e6 / whole
 
 
 def main() -> None:
@@ -70,12 +53,8 @@ def main() -> None:
                 if any((row["size"], row["way"]) == (size, way) for row in rows):
                     continue
                 with FlopCounterMode(display=False) as counter:
-                    step(way, size, Path(folder))
-                found = {
-                    "gflop": round(counter.get_total_flops() / 1e9, 3),
-                    "matmul_gflops": round(fastest / 1e9, 1),
-                    "product_share": round(product_share(way, size, Path(folder)), 3),
-                }
+                    trl(size, Path(folder), 1) if way == "trl grpo" else ours(way.split()[1], size, Path(folder), 1)
+                found = {"gflop": round(counter.get_total_flops() / 1e9, 3), "matmul_gflops": round(fastest / 1e9, 1)}
                 rows.append({"size": size, "way": way} | {name: str(x) for name, x in found.items()})
                 print(rows[-1], flush=True)
                 tables.write(args.out, rows)

@@ -77,27 +77,25 @@ def table() -> str:
 
 
 def limits() -> str:
-    """Markdown: what a step computes, what share of it that takes, and what share it would at the machine's rate."""
+    """Markdown: what a step computes, and at what share of the machine's rate for products alone."""
     with FLOPS.open() as file:
         rows = {(row["size"], row["way"]): row for row in csv.DictReader(file)}
     sizes = {size: rounds for size, rounds in read().items() if (size, THEIRS) in rows}
     lines = [
-        "Matrix products of one step, counted by PyTorch (`python benchmarks/step_flops.py`), the share of the step's "
-        "time that they take, and the share that they would take at the rate of one product by itself; for TRL's GRPO, "
-        "ours and VAPO:",
+        "Matrix products of one step, counted by PyTorch (`python benchmarks/step_flops.py`), and the share of the "
+        "step's processor seconds that they would take at the rate of one product by itself:",
         "",
-        "| model | 10⁹ operations | most that equal rates allow GRPO | share of the time | share at a product's rate |",
-        "|---|---|---|---|---|",
+        "| model | 10⁹ operations: TRL, GRPO, VAPO | most that equal rates allow GRPO | share: TRL, GRPO, VAPO |",
+        "|---|---|---|---|",
     ]
     for size, rounds in sizes.items():
         counts = [float(rows[size, way]["gflop"]) for way in (THEIRS, GRPO, VAPO)]
-        least, taken = [], []
+        shares = []
         for way, count in zip((THEIRS, GRPO, VAPO), counts, strict=True):
             seconds = statistics.median(float(turn[way]["cpu_seconds"]) for turn in rounds)
-            least.append(f"{100 * count / float(rows[size, way]['matmul_gflops']) / seconds:.0f} %")
-            taken.append(f"{100 * float(rows[size, way]['product_share']):.0f} %")
-        cells = [", ".join(f"{count:,.0f}" for count in counts), f"{counts[0] / counts[1]:.1f} ×"]
-        lines.append(f"| {' | '.join([SIZES[size], *cells, ', '.join(taken), ', '.join(least)])} |")
+            shares.append(f"{100 * count / float(rows[size, way]['matmul_gflops']) / seconds:.0f} %")
+        counted = ", ".join(f"{count:,.0f}" for count in counts)
+        lines.append(f"| {SIZES[size]} | {counted} | {counts[0] / counts[1]:.1f} × | {', '.join(shares)} |")
     return "\n".join(lines)
 
 
