@@ -39,14 +39,18 @@ def faster(rounds: list[dict[str, dict[str, str]]], way: str, theirs: str = THEI
     if not turns:
         return "not run"
     ratios = [float(turn[theirs]["cpu_seconds"]) / float(turn[way]["cpu_seconds"]) for turn in turns]
-    return f"{statistics.median(ratios):.1f} × ({min(ratios):.1f} to {max(ratios):.1f})"
+    fewer = f"; {len(turns)} rounds" if len(turns) < len(rounds) else ""
+    return f"{statistics.median(ratios):.1f} × ({min(ratios):.1f} to {max(ratios):.1f}{fewer})"
 
 
-def sampling(rounds: list[dict[str, dict[str, str]]], way: str) -> str:
-    """The share of a step that is sampling, the median over rounds."""
-    turns = [turn[way] for turn in rounds if turn[way].get("sampling_seconds")]
-    shares = [float(turn["sampling_seconds"]) / float(turn["cpu_seconds"]) for turn in turns]
-    return f"{100 * statistics.median(shares):.0f} %" if shares else "not measured"
+def sampling(rounds: list[dict[str, dict[str, str]]]) -> str:
+    """The share of a step that is sampling, for all three, the median over the rounds that have it."""
+    cells = []
+    for way in (THEIRS, GRPO, VAPO):
+        turns = [turn[way] for turn in rounds if turn[way].get("sampling_seconds")]
+        shares = [float(turn["sampling_seconds"]) / float(turn["cpu_seconds"]) for turn in turns]
+        cells += [f"{100 * statistics.median(shares):.0f} %"] if shares else []
+    return ", ".join(cells) or "not measured"
 
 
 def memory(rounds: list[dict[str, dict[str, str]]], way: str) -> str:
@@ -70,9 +74,9 @@ def table() -> str:
         "|---|---|---|---|---|---|",
     ]
     for size, rounds in sizes.items():
-        shares, memories = (", ".join(of(rounds, way) for way in (THEIRS, GRPO, VAPO)) for of in (sampling, memory))
+        memories = ", ".join(memory(rounds, way) for way in (THEIRS, GRPO, VAPO))
         ratios = [faster(rounds, GRPO), faster(rounds, VAPO), faster(rounds, PPO, THEIR_PPO)]
-        lines.append(f"| {SIZES[size]} | {' | '.join(ratios)} | {shares} | {memories} |")
+        lines.append(f"| {SIZES[size]} | {' | '.join(ratios)} | {sampling(rounds)} | {memories} |")
     return "\n".join(lines)
 
 
