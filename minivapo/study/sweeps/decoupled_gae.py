@@ -60,5 +60,5 @@ DECOUPLED_GAE = Sweep(
     watch=lambda task: watch_bias,
     base=BASE,
     critic=CRITIC,
-    rates=(2e-4, 8e-4),
+    rates=(2e-4, 8e-4, 1.6e-3),
 )

@@ -75,5 +75,5 @@ GROUP_SAMPLING = Sweep(
     ),
     expected={2: 0.0, 4: 0.0, 8: 0.0, 16: 0.0},
     base=Base(steps=100),
-    rates=(1.5e-4, 6e-4, 1.2e-3),
+    rates=(1.5e-4, 6e-4, 1.2e-3, 2.4e-3),
 )

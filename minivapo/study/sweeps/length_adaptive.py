@@ -117,5 +117,5 @@ LENGTH_ADAPTIVE = Sweep(
     critics={f"{name}, simulated critic": simulated for name in HORIZONS},
     base=BASE,
     critic=CRITIC,
-    rates=(1e-4, 4e-4),
+    rates=(5e-5, 1e-4, 4e-4),
 )

@@ -86,7 +86,7 @@ TOKEN_LOSS = Sweep(
     expected={1: 0.0, 4: 0.7, 16: 0.9},
     watch=lambda task: watch,
     base=Base(steps=300),
-    rates=(5e-5, 2e-4, 4e-4),
+    rates=(5e-5, 2e-4, 4e-4, 8e-4),
 )
 
 SHARE_OF_LONG = dataclasses.replace(

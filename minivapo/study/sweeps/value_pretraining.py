@@ -38,5 +38,5 @@ VALUE_PRETRAINING = Sweep(
         "saves them. The gain comes with the first few rollouts and then stays."
     ),
     base=BASE,
-    rates=(2e-4, 8e-4),
+    rates=(2e-4, 8e-4, 1.6e-3),
 )
