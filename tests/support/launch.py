@@ -1,11 +1,15 @@
 """Launching several ranks from a test, and what to do where something is missing."""
 
+import atexit
 import contextlib
+import functools
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -73,9 +77,47 @@ def rank_processes(job: subprocess.Popen) -> dict[int, int]:
     return found
 
 
-def results(ranks: int, script: str, out: Path, *words: object, timeout: float = 900) -> dict:
+class Forks:
+    """The process of `ranks.py`, started with the first job and ended with this one."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(HERE / "ranks.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=environment(VLLM_LOGGING_LEVEL="ERROR"), cwd=ROOT, start_new_session=True,
+        )  # fmt: skip
+        atexit.register(self.end)
+
+    def end(self) -> None:
+        """With all its ranks."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def run(self, job: dict, timeout: float) -> int:
+        """The exit code of a job, see `ranks.py`."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        timer = threading.Timer(timeout, self.end)
+        timer.start()
+        print(json.dumps(job), file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
+        timer.cancel()
+        assert answer, f"{job['script']} on {job['ranks']} ranks: ranks.py did not start, or took {timeout:.0f} s"
+        return json.loads(answer)["code"]
+
+
+forks = functools.cache(Forks)
+
+
+def fork(ranks: int, script: Path, *words: object, log: Path, timeout: float = 900, **extra: str) -> None:
+    """Runs a script on so many ranks, see `ranks.py`, which must succeed; `log` takes what they say."""
+    start, words = time.monotonic(), tuple(map(str, words))
+    code = forks().run({"script": str(script), "words": words, "ranks": ranks, "log": str(log), "env": extra}, timeout)
+    print(f"{script.name} on {ranks} ranks: exit {code} after {time.monotonic() - start:.0f} s")
+    assert code == 0, log.read_text()[-6000:]
+
+
+def results(ranks: int, script: str, out: Path, *words: object) -> dict:
     """Runs a worker of this folder, which writes its findings as JSON, and returns them."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    done = torchrun(ranks, HERE / script, out, *words, timeout=timeout)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+    fork(ranks, HERE / script, out, *words, log=out.with_suffix(".log"))
     return json.loads(out.read_text())

@@ -10,7 +10,7 @@ os.environ.update(
 )
 
 
-def main(folder: Path) -> None:
+def main(out: Path) -> None:
     from real_models import qwen_tokenizer, save_data, save_model
 
     from minivapo import cli
@@ -21,6 +21,7 @@ def main(folder: Path) -> None:
     from minivapo.responses import encode_prompt
     from minivapo.vapo import Config
 
+    folder = out.parent
     shape = {"hidden_size": 64, "intermediate_size": 80, "initializer_range": 0.2}  # heads of 32: vLLM on the CPU
     model = str(save_model(folder / "model", qwen_tokenizer(), **shape))
     data, run, found = save_data(folder), str(folder / "run"), {}
@@ -50,7 +51,7 @@ def main(folder: Path) -> None:
     words = ["--samples", "4", "--sampler", "vllm", "--device", "cpu", "--sample-batch", "3"]
     words += ["--task", f"aime2024:{data / 'aime.parquet'}", "--out", str(folder / "result.json")]
     found["code"] = cli.main(["eval", run, *words])
-    (folder / "found.json").write_text(json.dumps(found))
+    out.write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

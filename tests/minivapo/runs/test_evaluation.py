@@ -3,8 +3,6 @@
 import importlib.util
 import json
 import shutil
-import subprocess
-import sys
 from itertools import combinations
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from launch import results
 
 from minivapo.cli import main
 from minivapo.commands.arguments import resolve_source
@@ -310,9 +309,7 @@ def test_temperature_0_is_greedy(tiny_model, chain, small, tmp_path, capsys):
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
 def test_vllm_samples_from_the_weights_of_a_run(tmp_path):
-    worker = Path(__file__).parents[2] / "support" / "vllm_eval_worker.py"
-    subprocess.run([sys.executable, str(worker), str(tmp_path)], check=True, timeout=850, capture_output=True)
-    found = json.loads((tmp_path / "found.json").read_text())
+    found = results(1, "vllm_eval_worker.py", tmp_path / "found.json")
     assert found["trained"] == found["code"] == 0
     assert found["gap"] < 1e-4 and found["gap_to_base"] > 1e-2
     result = json.loads((tmp_path / "result.json").read_text())
