@@ -251,6 +251,7 @@ def test_the_names_of_a_page_exist(page):
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
+@pytest.mark.once
 def test_the_example_of_a_loss_term_trains_alike_in_every_split(tmp_path, monkeypatch):
     from minivapo.local import LocalEngine
     from minivapo.tasks import BASES, make_task

@@ -121,6 +121,7 @@ def test_the_start_page_leads_to_a_trained_policy(newcomer):
     compare_with_page(run)
 
 
+@pytest.mark.once
 def test_a_newcomer_explores_a_response_of_that_run(newcomer, show):
     """What step 4 of the page promises: curves, and a token's numbers that follow the pointer and the slider of α."""
     page = show(newcomer / "runs/locks-vapo-0/report.html")
@@ -151,6 +152,7 @@ def compare_with_page(run):
     assert said("task.json") == json.loads((run / "task.json").read_text()).keys()
 
 
+@pytest.mark.once
 def test_a_newcomer_trains_on_a_task_of_their_own(tmp_path, monkeypatch):
     """The page's class in a file, and its two commands."""
     monkeypatch.chdir(tmp_path)
@@ -162,6 +164,7 @@ def test_a_newcomer_trains_on_a_task_of_their_own(tmp_path, monkeypatch):
     assert json.loads(Path("runs/parity-grpo-0/task.json").read_text())["response"] in ("odd", "even")
 
 
+@pytest.mark.once
 def test_a_newcomer_trains_with_a_preset_of_their_own(tmp_path, monkeypatch):
     """The page's preset in a file, and its command: what it chose stays, the rest is fitted to the task."""
     monkeypatch.chdir(tmp_path)

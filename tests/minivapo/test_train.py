@@ -150,6 +150,7 @@ def test_killed_at_any_operation_on_files_and_resumed(uninterrupted, tiny_model,
     assert {p.name for p in run.iterdir()} == {p.name for p in whole.iterdir()}
 
 
+@pytest.mark.once
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX signals")
 @pytest.mark.parametrize("lines", [2, 3, 5])
 def test_killed_from_outside_between_rare_checkpoints(uninterrupted, tiny_model, chain, tmp_path, lines):
@@ -166,6 +167,7 @@ def test_killed_from_outside_between_rare_checkpoints(uninterrupted, tiny_model,
     assert content(run) == content(whole)
 
 
+@pytest.mark.once
 def test_resume_in_value_pretraining_in_one_process(tiny_model, chain, small, tmp_path):
     """The generator is dropped after the second line of pretraining; a new engine goes on from the checkpoint."""
     config = small("vapo")

@@ -175,6 +175,7 @@ def test_a_run_folder_that_cannot_be_made(fails, tiny_model, tmp_path):
     assert "cannot write the run folder" in fails("train", "--model", tiny_model, "--run", tmp_path / "file/run")
 
 
+@pytest.mark.once
 def test_a_complete_run_has_nothing_left(fails, tiny_model, tmp_path):
     flags = ["--steps", 1, "--batch-size", 4, "--mini-batch", 4, "--group-size", 2, "--max-new-tokens", 8]
     code = main([str(a) for a in ["train", "--preset", "grpo", "--model", tiny_model, "--run", tmp_path / "run",
@@ -245,6 +246,7 @@ class Broken(Chain):
         return super().judge(problems, responses)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("how", "wanted"),
     [

@@ -257,6 +257,7 @@ def hold(run):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.once
 def test_the_lock_dies_with_its_process(tmp_path):
     assert finish(hold, tmp_path) == -signal.SIGKILL
     with run_lock(tmp_path), pytest.raises(UserError, match="another process"), run_lock(tmp_path):
@@ -346,6 +347,7 @@ def test_earlier_checkpoints_are_kept_by_their_step(tiny_model, chain, small, tm
     assert {p.name for p in tmp_path.glob("checkpoint*")} == {"checkpoint", "checkpoint-4"}
 
 
+@pytest.mark.once
 def test_a_run_killed_before_its_first_checkpoint_starts_again(tiny_model, chain, small, tmp_path):
     config = small("grpo", eval_problems=2)
     run, whole = tmp_path / "run", tmp_path / "whole"
@@ -393,6 +395,7 @@ def test_a_full_disk_ends_the_run_and_keeps_the_checkpoint(half_run, tmp_path, l
     assert not (run / "checkpoint.new").exists()
 
 
+@pytest.mark.once
 def test_after_a_full_disk_the_run_goes_on(half_run, tmp_path, chain, tiny_model):
     run, config = half_run
     assert finish(command_child, ["train", "--resume", str(run)], tmp_path / "stderr", 20_000) == 1

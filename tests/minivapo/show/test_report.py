@@ -370,6 +370,7 @@ class Elements(HTMLParser):
         self.text += data
 
 
+@pytest.mark.once
 def test_hostile_text_makes_no_element_and_no_attribute(tmp_path):
     page = report.make_report([hostile_run(tmp_path / "run")]).read_text()
     like = make_run(tmp_path / "tame")
@@ -417,6 +418,7 @@ def test_paths_lose_the_place_of_a_home(value, shown):
     assert run_files.portable(value) == shown
 
 
+@pytest.mark.once
 def test_no_home_is_in_the_file(tmp_path):
     home = "/home/ada/secret/place"
     runs = [
@@ -483,6 +485,7 @@ def shown_values(page):
     return page.eval_on_selector_all(".token", "nodes => nodes.map(n => Number(n.dataset.value))")
 
 
+@pytest.mark.once
 def test_opens_from_disk_and_draws(show, two_settings):
     page = show(two_settings[1])
     assert page.locator("#charts figure").count() > 40
@@ -597,6 +600,7 @@ def test_keyboard_alone_is_enough(show, two_settings):
     assert page.eval_on_selector_all("input, select, button", f"{named[:-1]}).map(n => n.outerHTML)") == []
 
 
+@pytest.mark.once
 def test_hostile_text_is_only_text(show, tmp_path):
     page = show(report.make_report([hostile_run(tmp_path / "run")]))
     for key in ("e", "End", "ArrowLeft", "Home"):

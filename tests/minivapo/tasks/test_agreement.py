@@ -65,7 +65,7 @@ def test_on_the_table_of_cases():
     assert ours == 0 < alone
 
 
-def test_on_5000_golds_of_gsm8k():
-    rows = list(spelled(GOLDS[:5000]))
+def test_on_golds_of_gsm8k():
+    rows = list(spelled(GOLDS[::4]))
     ours, alone = errors(rows)
     assert ours == 0 < alone, f"{len(rows):,} answers: {ours} errors, math-verify alone {alone}"

@@ -25,6 +25,7 @@ def parity(tmp_path):
     return file
 
 
+@pytest.mark.once
 def test_a_newcomer_trains_a_task_of_their_own(parity, tmp_path, monkeypatch):
     """The page's two commands, then eval and sample of the run, from another folder and after a move."""
     monkeypatch.chdir(tmp_path)

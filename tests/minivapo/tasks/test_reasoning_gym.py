@@ -231,12 +231,14 @@ def test_a_generator_that_keeps_failing_is_named_with_its_reason():
         task.train_problems(0, 1, 0)
 
 
+@pytest.mark.once
 def test_a_scorer_that_sleeps_is_stopped_by_the_clock(hostile):
     p = hostile.train_problems(0, 1, 0)[0]
     hostile.worker.time_limit = 0.05  # ten times as long by the clock, and a second
     assert hostile.judge([p, p], ["__import__('time').sleep(60)", "1"]) == [None, True]
 
 
+@pytest.mark.once
 def test_past_its_time_only_what_is_undecided_has_no_verdict(hostile):
     p = hostile.train_problems(0, 1, 0)[0]
     begun = time.monotonic()

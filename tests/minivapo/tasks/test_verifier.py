@@ -261,6 +261,7 @@ def test_the_kernel_stops_a_worker_in_a_c_call_by_itself():
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 15  # torch's import, and half a second
 
 
+@pytest.mark.once
 def test_one_timeout_is_paid_once_per_group():
     with Verifier(workers=1, time_limit=0.5) as verifier:
         got = verifier.grade_many([LONG] * 16, ["x+18"] * 16)
@@ -286,6 +287,7 @@ def test_a_killed_worker_is_replaced_and_no_verdict_is_lost():
         assert victim not in workers_of(verifier)
 
 
+@pytest.mark.once
 @needs_proc
 def test_workers_killed_while_idle_are_replaced():
     with Verifier(workers=2, time_limit=20) as verifier:
@@ -344,6 +346,7 @@ def test_a_second_chance_ends_as_a_first_one_would(tmp_path):
     assert done.stdout.strip() == "[(0, None, 'undecided')]", done.stderr
 
 
+@pytest.mark.once
 @needs_proc
 def test_an_answer_that_is_too_slow_after_a_kill_has_that_reason():
     with Verifier(workers=1, time_limit=1) as verifier:
@@ -353,6 +356,7 @@ def test_an_answer_that_is_too_slow_after_a_kill_has_that_reason():
         assert verifier.reasons == {"time limit": 1}
 
 
+@pytest.mark.once
 def test_workers_that_cannot_start_are_errors_not_a_hang():
     with Verifier(workers=2, memory_limit=2**24) as verifier:
         responses, golds = algebra(3)
@@ -452,6 +456,7 @@ def test_import_is_light_and_a_missing_package_is_named():
     assert done.stdout.splitlines() == ["[]", message, message], done.stderr
 
 
+@pytest.mark.once
 def test_slow_answers_cost_themselves_only():
     """Power towers, which nobody can work out, among answers that need algebra or not."""
     towers = [rf"\boxed{{{n}^{{9^{{9^9}}}}}}" for n in range(2, 10)]
@@ -465,6 +470,7 @@ def test_slow_answers_cost_themselves_only():
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 15  # seconds; most are imports
 
 
+@pytest.mark.once
 def test_past_its_time_only_what_is_undecided_has_no_verdict():
     hard = [rf"\boxed{{(x+y+z)^{{{n}}}}}" for n in range(5000, 5008)]
     easy = [f"Answer: {n}" for n in range(8)]
