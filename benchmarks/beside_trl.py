@@ -21,14 +21,12 @@ import argparse
 import dataclasses
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -265,10 +263,7 @@ def main() -> None:
         print(json.dumps(measure(args.one[0], args.sizes[0], Path(args.one[1]), args.steps)))
         return
 
-    from minivapo.runs.folder import git_commit
-
-    known = tables.read(args.out)
-    about = {"machine": platform.machine(), "commit": git_commit(), "date": date.today().isoformat()}
+    known, about = tables.read(args.out), tables.about()
     env = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     for size in args.sizes:
         with tempfile.TemporaryDirectory() as folder:

@@ -2,13 +2,15 @@
 
     .venv-trl/bin/python benchmarks/step_flops.py        # made as for beside_trl.py; into step_flops.csv
 
-Counted by PyTorch in one step of `beside_trl.py`: matrix products, in floating-point operations. Beside it the rate of
-one product by itself, of the shape that most of a step has, on one thread.
+Counted by PyTorch in one step of `beside_trl.py`: matrix products, in floating-point operations. Beside it, in the same
+process, the processor seconds of another step, and the rate of one product by itself, of the shape that most of a step
+has, on one thread, before and after it.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import tempfile
 import time
@@ -48,14 +50,21 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             make_model(size, Path(folder))
             shape = AutoConfig.from_pretrained(folder)
-            fastest = rate(MINI_BATCH * SIZES[size]["limit"], shape.hidden_size, shape.intermediate_size)
+            product = (MINI_BATCH * SIZES[size]["limit"], shape.hidden_size, shape.intermediate_size)
             for way in WAYS:
                 if any((row["size"], row["way"]) == (size, way) for row in rows):
                     continue
+                work = trl if way == "trl grpo" else functools.partial(ours, way.split()[1])
                 with FlopCounterMode(display=False) as counter:
-                    trl(size, Path(folder), 1) if way == "trl grpo" else ours(way.split()[1], size, Path(folder), 1)
-                found = {"gflop": round(counter.get_total_flops() / 1e9, 3), "matmul_gflops": round(fastest / 1e9, 1)}
-                rows.append({"size": size, "way": way} | {name: str(x) for name, x in found.items()})
+                    work(size, Path(folder), 1)
+                before = rate(*product)
+                seconds, _ = work(size, Path(folder), 2)
+                found = {
+                    "gflop": round(counter.get_total_flops() / 1e9, 3),
+                    "cpu_seconds": round(seconds.steps[-1], 3),  # the first step warms up
+                    "matmul_gflops": round((before + rate(*product)) / 2e9, 1),
+                }
+                rows.append({"size": size, "way": way} | found | tables.about())
                 print(rows[-1], flush=True)
                 tables.write(args.out, rows)
 

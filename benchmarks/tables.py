@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import csv
+import platform
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
+
+from minivapo.runs.folder import git_commit
 
 Rows = list[dict[str, Any]]
 
@@ -25,3 +29,8 @@ def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
+
+
+def about() -> dict[str, str]:
+    """What a row says of where it is from."""
+    return {"machine": platform.machine(), "commit": git_commit() or "", "date": date.today().isoformat()}

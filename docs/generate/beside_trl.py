@@ -84,20 +84,18 @@ def limits() -> str:
     """Markdown: what a step computes, and at what share of the machine's rate for products alone."""
     with FLOPS.open() as file:
         rows = {(row["size"], row["way"]): row for row in csv.DictReader(file)}
-    sizes = {size: rounds for size, rounds in read().items() if (size, THEIRS) in rows}
     lines = [
-        "Matrix products of one step, counted by PyTorch (`python benchmarks/step_flops.py`), and the share of the "
-        "step's processor seconds that they would take at the rate of one product by itself:",
+        "Matrix products of one step, counted by PyTorch (`python benchmarks/step_flops.py`), and the share of a "
+        "step's processor seconds that they would take at the rate of one product, timed in the same process:",
         "",
         "| model | 10⁹ operations: TRL, GRPO, VAPO | most that equal rates allow GRPO | share: TRL, GRPO, VAPO |",
         "|---|---|---|---|",
     ]
-    for size, rounds in sizes.items():
-        counts = [float(rows[size, way]["gflop"]) for way in (THEIRS, GRPO, VAPO)]
-        shares = []
-        for way, count in zip((THEIRS, GRPO, VAPO), counts, strict=True):
-            seconds = statistics.median(float(turn[way]["cpu_seconds"]) for turn in rounds)
-            shares.append(f"{100 * count / float(rows[size, way]['matmul_gflops']) / seconds:.0f} %")
+    for size in dict.fromkeys(size for size, _ in rows):
+        found = [rows[size, way] for way in (THEIRS, GRPO, VAPO)]
+        counts = [float(row["gflop"]) for row in found]
+        alone = [count / float(row["matmul_gflops"]) for count, row in zip(counts, found, strict=True)]
+        shares = [f"{100 * s / float(row['cpu_seconds']):.0f} %" for s, row in zip(alone, found, strict=True)]
         counted = ", ".join(f"{count:,.0f}" for count in counts)
         lines.append(f"| {SIZES[size]} | {counted} | {counts[0] / counts[1]:.1f} × | {', '.join(shares)} |")
     return "\n".join(lines)
