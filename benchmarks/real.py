@@ -3,9 +3,10 @@
     pip install -c constraints.txt -e '.[real]'
     python benchmarks/real.py                 # all 24 runs, hours on one core; goes on where it was stopped
     python benchmarks/real.py --most 1        # the next run alone
+    python benchmarks/real.py --presets vapo grpo --out A.csv     # these arms, on a core of their own
     python benchmarks/real.py --negatives     # what the model says before training where the answer is below zero
 
-Each run adds its rows to docs/results/real/runs.csv when it ends.
+Each run adds its rows to docs/results/real/runs.csv, or to --out, when it ends.
 """
 
 from __future__ import annotations
@@ -111,8 +112,8 @@ def negatives() -> dict[str, int]:
     }
 
 
-def run(preset: str, rate: float, seed: int) -> list[Row]:
-    """Trains one arm and measures it at every mark."""
+def run(preset: str, rate: float, seed: int, before_training: list[Row]) -> list[Row]:
+    """Trains one arm and measures it at every mark; `before_training`, where it is known, is not measured again."""
     task, engine = start("--preset", preset, "--actor-lr", str(rate), "--seed", str(seed))
     about = {"preset": preset, "rate": rate, "seed": seed}
     rows: list[Row] = []
@@ -127,7 +128,7 @@ def run(preset: str, rate: float, seed: int) -> list[Row]:
             known |= {"entropy": metrics.get("policy/entropy", float("nan"))}
             known |= {"explained_variance": metrics.get("value/explained_variance", float("nan"))}
             # Before training all arms are the same model, asked with the same random numbers.
-            rows += [about | known | row for row in (step == 0 and measured_before()) or scores(task, engine, step)]
+            rows += [about | known | row for row in (step == 0 and before_training) or scores(task, engine, step)]
             measuring += time.process_time() - before
     where = {"machine": platform.machine(), "torch": versions()["torch"], "commit": git_commit()}
     return [row | where for row in rows]
@@ -143,24 +144,22 @@ MEASURED = ("how", "problems", "accuracy", "negative", "negative_accuracy", "min
 """Columns that `scores` fills."""
 
 
-def kept() -> list[dict[str, str]]:
-    """The rows of the file."""
-    if not OUT.exists():
+def kept(path: Path) -> list[dict[str, str]]:
+    """The rows of a file."""
+    if not path.exists():
         return []
-    with OUT.open(newline="") as file:
+    with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
 
-def done() -> set[tuple[str, float, int]]:
-    """The runs that are in the file."""
-    return {(row["preset"], float(row["rate"]), int(row["seed"])) for row in kept()}
+def arm_of(row: dict[str, str]) -> tuple[str, float, int]:
+    """The run of a row."""
+    return row["preset"], float(row["rate"]), int(row["seed"])
 
 
-def measured_before() -> list[Row]:
+def measured_before(rows: list[dict[str, str]]) -> list[Row]:
     """The scores of the model before training, where a run has them; else none."""
-    rows = kept()
-    first = {(row["preset"], row["rate"], row["seed"]) for row in rows[:1]}
-    before = [row for row in rows if row["step"] == "0" and (row["preset"], row["rate"], row["seed"]) in first]
+    before = [row for row in rows if row["step"] == "0" and arm_of(row) == arm_of(rows[0])]
     return [{name: row[name] for name in MEASURED} for row in before]
 
 
@@ -168,6 +167,8 @@ def main() -> int:
     """Carries out what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--most", type=int, default=sys.maxsize, help="runs at most")
+    parser.add_argument("--presets", nargs="+", default=list(PRESETS), choices=PRESETS, help="these arms alone")
+    parser.add_argument("--out", type=Path, default=OUT, help="where the rows are and go")
     parser.add_argument("--negatives", action="store_true", help="count the answers below zero before training")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -176,13 +177,14 @@ def main() -> int:
         with (OUT.parent / "negatives.csv").open("w", newline="") as file:
             csv.writer(file).writerows([("what", "count"), *negatives().items()])
         return 0
-    plan = [(preset, rate, seed) for seed in SEEDS for rate in RATES for preset in PRESETS]
-    for arm in [arm for arm in plan if arm not in done()][: args.most]:
-        rows = run(*arm)
-        new = not OUT.exists()
-        with OUT.open("a", newline="") as file:
+    plan = [(preset, rate, seed) for seed in SEEDS for rate in RATES for preset in args.presets]
+    done = {arm_of(row) for row in kept(args.out)}
+    for arm in [arm for arm in plan if arm not in done][: args.most]:
+        known = kept(args.out)
+        rows = run(*arm, measured_before(known))
+        with args.out.open("a", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, restval="")
-            if new:
+            if not known:
                 writer.writeheader()
             for row in rows:
                 writer.writerow({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()})
