@@ -8,7 +8,7 @@ All take the same model, length limit, temperature and number of updates: 256 re
 of 16 rows, one thread; 32 prompts × 8, but 256 prompts for both PPOs, which know no groups. The learning rate is so
 small that lengths stay those of the base. Every measurement is a process of its own; within one the first step warms
 up. The order is A B C … A B C …, so that other work on the machine touches all alike, and processor seconds are what is
-compared. Without --ppo, TRL's PPO is left out.
+compared. Without --ppo, TRL's PPO is left out; with --bf16 both GRPOs also run with products in bfloat16.
 
     embedded   the base of `locks`, 70,000 parameters, responses as long as it makes them
     6M         six layers of 256, random weights: nearly every response reaches the limit
@@ -96,7 +96,7 @@ class Seconds:
         setattr(owner, name, counted)
 
 
-def ours(preset: str, size: str, folder: Path, steps: int) -> tuple[Seconds, float]:
+def ours(preset: str, size: str, folder: Path, steps: int, bf16: bool = False) -> tuple[Seconds, float]:
     """Seconds of the steps of a preset, and the mean length of the last responses."""
     from minivapo.local import LocalEngine
     from minivapo.tasks import make_task
@@ -110,7 +110,7 @@ def ours(preset: str, size: str, folder: Path, steps: int) -> tuple[Seconds, flo
         dynamic_sampling=0,
     )  # fmt: skip
     task = make_task("locks")
-    engine = LocalEngine(folder, config, stop=task.stop)
+    engine = LocalEngine(folder, config, stop=task.stop, autocast=bf16)
     engine.sampler.sync(engine.actor)
     seconds, length = Seconds(), 0.0
     seconds.count_as_sampling(engine.sampler, "generate")
@@ -121,7 +121,7 @@ def ours(preset: str, size: str, folder: Path, steps: int) -> tuple[Seconds, flo
     return seconds, length
 
 
-def trl(size: str, folder: Path, steps: int) -> tuple[Seconds, float]:
+def trl(size: str, folder: Path, steps: int, bf16: bool = False) -> tuple[Seconds, float]:
     """Seconds of TRL's rollouts with their updates, and the mean length of the last responses."""
     import datasets
     import transformers
@@ -145,7 +145,7 @@ def trl(size: str, folder: Path, steps: int) -> tuple[Seconds, float]:
 
     with tempfile.TemporaryDirectory() as out:
         arguments = GRPOConfig(
-            output_dir=out, use_cpu=True, bf16=False, per_device_train_batch_size=MINI_BATCH,
+            output_dir=out, use_cpu=True, bf16=bf16, per_device_train_batch_size=MINI_BATCH,
             gradient_accumulation_steps=1, steps_per_generation=updates, num_generations=GROUP, num_iterations=1,
             max_completion_length=limit, temperature=1.0, beta=0.0, learning_rate=RATE, lr_scheduler_type="constant",
             max_steps=updates * steps, save_strategy="no", report_to=[], logging_steps=updates, disable_tqdm=True,
@@ -228,6 +228,8 @@ def trl_ppo(size: str, folder: Path, steps: int) -> tuple[Seconds, float]:
 
 
 WAYS = ("trl grpo", "minivapo grpo", "minivapo vapo", "trl ppo", "minivapo ppo")
+HALF = ", bf16"
+"""Behind a way whose products are bfloat16's, with weights in float32; only where the processor has them (--bf16)."""
 
 
 def measure(way: str, size: str, folder: Path, steps: int) -> dict[str, Any]:
@@ -237,9 +239,13 @@ def measure(way: str, size: str, folder: Path, steps: int) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(1)
-    theirs = {"trl grpo": trl, "trl ppo": trl_ppo}
-    found = theirs[way](size, folder, steps) if way in theirs else ours(way.split()[1], size, folder, steps)
-    seconds, length = found
+    plain, half = way.removesuffix(HALF), way.endswith(HALF)
+    if plain == "trl ppo":
+        seconds, length = trl_ppo(size, folder, steps)
+    elif plain == "trl grpo":
+        seconds, length = trl(size, folder, steps, half)
+    else:
+        seconds, length = ours(plain.split()[1], size, folder, steps, half)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
         "cpu_seconds": round(statistics.median(seconds.steps[1:]), 3),
@@ -256,6 +262,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="turns of all three")
     parser.add_argument("--steps", type=int, default=3, help="in each process, the first of them not counted")
     parser.add_argument("--ppo", metavar="PYTHON", help="that of an environment with TRL's PPO")
+    parser.add_argument("--bf16", action="store_true", help="also both GRPOs with products in bfloat16")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/beside_trl.csv")
     parser.add_argument("--one", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -269,7 +276,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             make_model(size, Path(folder))
             for turn in range(args.rounds):
-                for way in WAYS:
+                for way in WAYS + tuple(f"{way}{HALF}" for way in WAYS[:2] if args.bf16):
                     if way == "trl ppo" and not args.ppo:
                         continue
                     if any((r["size"], r["round"], r["way"]) == (size, str(turn), way) for r in known):

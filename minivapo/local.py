@@ -110,6 +110,10 @@ class LocalLearner:
             self.model.parameters(), lr=0.0, weight_decay=config.weight_decay, fused=True
         )
 
+    def precision(self) -> torch.autocast:
+        """What `autocast` asks for. The outermost keeps the weights that it has cast until its end."""
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.autocast)
+
     def micro_batches(self, rollout: Rollout) -> list[list[int]]:
         """Rows sorted by length and cut into micro-batches: little padding, and any order is the same sum."""
         order = torch.argsort(rollout.totals, stable=True).tolist()
@@ -123,7 +127,7 @@ class LocalLearner:
         """
         prompts = prompts_to_share(rows, self.price) if self.shares else None
         pieces, whole = cut(rows.lengths if prompts else rows.totals, self.price), self.kind == "critic"
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.autocast):
+        with self.precision():
             if prompts:
                 passes = shared_passes(self.model, rows, pieces, *prompts, self.device, whole)
             else:
@@ -153,11 +157,12 @@ class LocalLearner:
         result: Outputs = {}
         if training and self.save_memory:
             self.model.train()
-        for index in self.micro_batches(rollout):
-            rows = rollout.rows(index)
-            for name, x in self.outputs(rows, entropy=True).items():
-                whole = result.setdefault(name, torch.zeros(rollout.tokens.shape, dtype=x.dtype))
-                whole[index, : x.shape[1]] = x.cpu()
+        with self.precision():
+            for index in self.micro_batches(rollout):
+                rows = rollout.rows(index)
+                for name, x in self.outputs(rows, entropy=True).items():
+                    whole = result.setdefault(name, torch.zeros(rollout.tokens.shape, dtype=x.dtype))
+                    whole[index, : x.shape[1]] = x.cpu()
         self.model.eval()
         return result
 
@@ -286,7 +291,8 @@ class LocalSampler:
             for first in range(0, n, self.batch):  # more than one turn only where a single prompt has too many
                 rows, key = min(n - first, self.batch), (start, first) if first else (start,)
                 generator = torch.Generator(self.ends.device).manual_seed(derive_seed(seed, *key))
-                samples = self.sample_batch([prompts[i] for i in part], rows, generator, temperature, top_p)
+                with self.learner.precision():  # around all tokens: each would cast the weights anew
+                    samples = self.sample_batch([prompts[i] for i in part], rows, generator, temperature, top_p)
                 for j, i in enumerate(part):
                     result[i] += samples[j * rows : (j + 1) * rows]
         return [sample for group in result for sample in group]
@@ -340,10 +346,8 @@ class LocalSampler:
 
     def decode(self, tokens: Tensor, attention: Tensor, positions: Tensor, cache: Cache) -> Tensor:
         """Logits [rows, vocabulary] in fp32 after the last of these tokens."""
-        learner = self.learner
-        with torch.autocast(torch.device(learner.device).type, torch.bfloat16, enabled=learner.autocast):
-            known = arguments(type(self.model), cache, attention, positions)
-            output = self.model(input_ids=tokens, use_cache=True, logits_to_keep=1, **known)
+        known = arguments(type(self.model), cache, attention, positions)
+        output = self.model(input_ids=tokens, use_cache=True, logits_to_keep=1, **known)
         return output.logits[:, -1].float()
 
     def at_stop_string(self, out: Tensor, active: Tensor, t: int) -> Tensor:
@@ -403,7 +407,7 @@ class LocalEngine:
         device: "cpu", "cuda", "mps".
         critic: transformers folder or hub name that the critic starts from, if not the policy's.
         reference: the policy that kl_coef holds the actor to, if not the model it starts from: that of a resumed run.
-        autocast: bfloat16 compute with fp32 weights; for GPUs.
+        autocast: bfloat16 compute with fp32 weights; for GPUs, and processors that multiply in it.
         save_memory: see `LocalLearner`.
         sample_batch: responses sampled at once; fewer need less memory for their KV cache.
 

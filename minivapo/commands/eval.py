@@ -68,7 +68,7 @@ class Arguments:
     device: str = "auto"
     """cpu, cuda, mps; auto takes the first of cuda and cpu that is there."""
     bf16: bool = False
-    """Compute in bfloat16 (GPU)."""
+    """Compute in bfloat16 (a GPU, or a processor with AMX)."""
     out: Path | None = None
     """JSON file; default eval-TASK-HASH.json in the run folder, for a bare model in evals/."""
 

@@ -45,7 +45,7 @@ class Arguments:
     stop: tuple[str, ...] = ()
     """Strings that end a response besides EOS."""
     bf16: bool = False
-    """Compute in bfloat16 with fp32 weights (GPU)."""
+    """Compute in bfloat16 with fp32 weights (a GPU, or a processor with AMX)."""
     save_memory: bool = False
     """Recompute activations in the backward pass, and keep no gradients between steps."""
     sample_batch: Count = 256

@@ -68,7 +68,7 @@ class Arguments:
     keep: Count = 1
     """Checkpoints to keep: the newest as checkpoint/, those before it as checkpoint-STEP/."""
     bf16: bool = False
-    """Compute in bfloat16 with fp32 weights (GPU)."""
+    """Compute in bfloat16 with fp32 weights (a GPU, or a processor with AMX)."""
     save_memory: bool = False
     """Recompute activations in the backward pass, and keep no gradients between steps: slower, same numbers."""
     sample_batch: Count = 256

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from minivapo import local
@@ -134,6 +135,24 @@ def test_same_seed_same_responses_another_seed_others(engine, prompts):
 def test_samples_of_one_prompt_differ(engine, prompts):
     samples = engine.sampler.generate(prompts[:1], 16, 0, 0)
     assert len({tuple(s.tokens) for s in samples}) > 4
+
+
+def test_in_bfloat16_each_weight_is_cast_once_for_all_tokens(tiny_model, prompts):
+    class Casts(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten._to_copy.default and args[0] is head:
+                self.count += 1
+            return func(*args, **(kwargs or {}))
+
+    engine = LocalEngine(tiny_model, Config(advantage="group", max_new_tokens=24), autocast=True)
+    engine.sampler.sync(engine.actor)
+    head = engine.actor.model.get_output_embeddings().weight
+    with Casts() as casts:
+        samples = engine.sampler.generate(prompts, 1, 0, 0)
+    assert max(len(s.tokens) for s in samples) > 1
+    assert casts.count == 1
 
 
 def test_global_random_state_is_neither_read_nor_moved(engine, prompts):
