@@ -33,14 +33,19 @@ def read() -> dict[str, list[dict[str, dict[str, str]]]]:
     return sizes
 
 
+def ratios(turns: list[dict[str, dict[str, str]]], way: str, theirs: str) -> list[float]:
+    """How many times the processor seconds of a way the other's are, in each round."""
+    return [float(turn[theirs]["cpu_seconds"]) / float(turn[way]["cpu_seconds"]) for turn in turns]
+
+
 def faster(rounds: list[dict[str, dict[str, str]]], way: str, theirs: str = THEIRS) -> str:
     """How many times TRL's processor seconds are ours: the median over rounds, with the smallest and the largest."""
     turns = [turn for turn in rounds if {theirs, way} <= set(turn)]
     if not turns:
         return "not run"
-    ratios = [float(turn[theirs]["cpu_seconds"]) / float(turn[way]["cpu_seconds"]) for turn in turns]
+    found = ratios(turns, way, theirs)
     fewer = f"; {len(turns)} rounds" if len(turns) < len(rounds) else ""
-    return f"{statistics.median(ratios):.1f} × ({min(ratios):.1f} to {max(ratios):.1f}{fewer})"
+    return f"{statistics.median(found):.1f} × ({min(found):.1f} to {max(found):.1f}{fewer})"
 
 
 def sampling(rounds: list[dict[str, dict[str, str]]]) -> str:
@@ -64,7 +69,9 @@ def in_bfloat16(rounds: list[dict[str, dict[str, str]]]) -> str:
     turns = [turn for turn in rounds if {half, theirs} <= set(turn)]
     if not turns:
         return ""
-    return f"{faster(turns, half, GRPO)} our GRPO in float32, {faster(turns, half, theirs)} TRL's in bfloat16"
+    ours, same, plain = (statistics.median(ratios(turns, half, way)) for way in (GRPO, theirs, THEIRS))
+    count = "1 round" if len(turns) == 1 else f"{len(turns)} rounds"
+    return f"{ours:.1f} × our own in float32, {same:.1f} × TRL's in bfloat16, {plain:.1f} × TRL's in float32 ({count})"
 
 
 def table() -> str:
@@ -84,14 +91,14 @@ def table() -> str:
     ]
     for size, rounds in sizes.items():
         memories = ", ".join(memory(rounds, way) for way in (THEIRS, GRPO, VAPO))
-        ratios = [faster(rounds, GRPO), faster(rounds, VAPO), faster(rounds, PPO, THEIR_PPO)]
-        lines.append(f"| {SIZES[size]} | {' | '.join(ratios)} | {sampling(rounds)} | {memories} |")
+        speeds = [faster(rounds, GRPO), faster(rounds, VAPO), faster(rounds, PPO, THEIR_PPO)]
+        lines.append(f"| {SIZES[size]} | {' | '.join(speeds)} | {sampling(rounds)} | {memories} |")
     half = [f"at {size} {said}" for size, rounds in sizes.items() if (said := in_bfloat16(rounds))]
     if half:
         lines += [
             "",
             "The table is float32's. With products in bfloat16 (`--bf16`, where the processor has them: here Intel's "
-            f"AMX) a step of our GRPO is so many times as fast: {'; '.join(half)}.",
+            f"AMX) a step of our GRPO is so many times as fast as another: {'; '.join(half)}.",
         ]
     return "\n".join(lines)
 
