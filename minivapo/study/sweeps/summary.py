@@ -149,7 +149,7 @@ def draw_map(sweeps: dict[str, Sweep], tables: dict[str, Rows], path: Path) -> N
     import matplotlib.pyplot as plt
 
     shown = [name for name in sweeps if name in tables]
-    columns = min(4, len(shown))
+    columns = min(3, len(shown))
     lines = -(-len(shown) // columns)
     figure, axes = plt.subplots(
         lines, columns, figsize=(3.4 * columns, 3.1 * lines), squeeze=False, layout="constrained"
