@@ -58,7 +58,8 @@ def test_it_is_small_and_its_links_lead_somewhere():
     page = PAGE.read_text()
     assert len(page.encode()) < 300_000 and (ROOT / "docs/results/explore.json").stat().st_size < 150_000
     titles = re.findall(r"^## (.+)$", (ROOT / "docs/map.md").read_text(), re.M)
-    anchors = {title.lower().replace(" ", "-") for title in titles}
+    # "Technique, at …" is a second sweep of a technique, which stands below its first.
+    anchors = {title.lower().replace(" ", "-") for title in titles if "," not in title}
     assert set(re.findall(r'href="map\.md#([\w-]+)"', page)) == anchors
     local = set(re.findall(r'href="([^"#:]+)', page)) - {"data"}
     assert local and all((ROOT / "docs" / path).exists() for path in local)

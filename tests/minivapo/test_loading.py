@@ -3,6 +3,7 @@
 Long, since each way in which a model or a file can be wrong is tried through the commands.
 """
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -239,6 +240,7 @@ class Scripted(LocalSampler):
         super().__init__(tokenizer, limit, stop)
         self.ends, self.script, self.version = torch.tensor(ends), script, 0
         self.model = SimpleNamespace(config=LlamaConfig(num_hidden_layers=1))
+        self.learner = SimpleNamespace(precision=contextlib.nullcontext)
         self.step = -1
 
     def decode(self, tokens, attention, positions, cache):
