@@ -39,8 +39,9 @@ def rank_main(rank: int, job: dict, port: int) -> None:
         runpy.run_path(job["script"], run_name="__main__")
         code = 0
     except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1
-    except BaseException:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        print("" if isinstance(end.code, int | None) else end.code, file=sys.stderr)
+    except BaseException:  # whatever it is: a fork must end here, not go on as the server
         traceback.print_exc()
     finally:
         sys.stdout.flush()
