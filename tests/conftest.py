@@ -19,12 +19,13 @@ from minivapo.tasks.chain import Chain, ChainSpec  # noqa: E402
 from minivapo.vapo import PRESETS, Config  # noqa: E402
 
 torch.set_num_threads(1)
-hypothesis.settings.register_profile("minivapo", deadline=None)
-hypothesis.settings.load_profile("minivapo")
-
-
 CI = os.environ.get("MINIVAPO_CI", "")
 """CI's environment, see `.ci/run`: readme, full, low or newest; empty elsewhere."""
+
+# At the ends of the ranges it is other packages that are tested, not our mathematics.
+EXAMPLES = 20 if CI in ("low", "newest") else 100
+hypothesis.settings.register_profile("minivapo", deadline=None, max_examples=EXAMPLES)
+hypothesis.settings.load_profile("minivapo")
 
 
 def left_out(items):

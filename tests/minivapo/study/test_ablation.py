@@ -62,7 +62,7 @@ def test_a_killed_table_goes_on_where_it_was(tiny_model, tmp_path):
     """Killed with its processes in the middle of a run, then started again: the same table, finished runs untouched."""
     sizes = ["steps=6", "batch_size=16", "mini_batch=8", "group_size=4", "eval_problems=8", "max_new_tokens=24"]
     sizes += ["value_pretrain_steps=2", "reward_model_steps=1", "warmup=2"]
-    order = ["--task", "chain", "--bases", str(tiny_model), "--presets", "vapo", "grpo", "--seeds", "1"]
+    order = ["--task", "chain", "--bases", str(tiny_model), "--presets", "vapo", "--seeds", "1"]
     order += ["--jobs", "1", "--overrides", *sizes]
 
     killed, whole = tmp_path / "killed", tmp_path / "whole"
@@ -76,7 +76,7 @@ def test_a_killed_table_goes_on_where_it_was(tiny_model, tmp_path):
     done = {path: path.stat().st_mtime_ns for path in killed.glob("*/result.json")}
     assert [path.parent.name for path in done] == ["critic-1000"]
     found = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert found.returncode == 0 and "VAPO's lead" in found.stdout, found.stdout + found.stderr
+    assert found.returncode == 0, found.stdout + found.stderr
     assert all(path.stat().st_mtime_ns == before for path, before in done.items())
     assert {path.name for path in killed.glob("*.png")} == {"table1.png", "curves.png"}
     overrides = ablate.parse_overrides(sizes)
@@ -84,7 +84,7 @@ def test_a_killed_table_goes_on_where_it_was(tiny_model, tmp_path):
         ablate.run_job(work, whole, "chain", [str(tiny_model)], overrides)
     [expected] = table.collect_rows(whole, ["vapo"], [1000])
     with (killed / "table1.csv").open() as file:
-        [row, _] = csv.DictReader(file)
+        [row] = csv.DictReader(file)
     same = [name for name in table.COLUMNS if name != "cpu_seconds"]
     assert {name: row[name] for name in same} == {name: str(expected[name]) for name in same}
     assert expected["samples"] == (6 + 1 + 2) * 16 and expected["accuracy"] > 0  # the critic is charged
