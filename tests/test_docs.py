@@ -134,6 +134,7 @@ def test_every_link_of_readme_and_docs_leads_somewhere():
             assert any(path.exists() for path in found), f"{page.name}: {target}"
 
 
+@pytest.mark.once
 def test_pages_made_from_code_or_data_are_up_to_date(monkeypatch):
     """`python docs/generate/write.py` writes them anew."""
     monkeypatch.syspath_prepend(ROOT / "docs/generate")

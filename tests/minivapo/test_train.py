@@ -37,7 +37,7 @@ def test_the_laptop_computes_advantages_by_the_loop_of_vapo(tiny_model, chain, s
     assert len(calls) == 2 * (config.value_pretrain_steps + config.steps)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", [pytest.param(p, marks=[pytest.mark.once] * ("-wo-" in p)) for p in PRESETS])
 def test_every_preset_trains_end_to_end(preset, tiny_model, chain, small):
     config = small(preset)
     engine = LocalEngine(tiny_model, config)

@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 from compare_runs import numbers
-from launch import environment, rank_processes, require, start_torchrun, torchrun
+from launch import environment, fork, rank_processes, require, start_torchrun, torchrun, try_fork
 from toy_models import make_toy
 
 from minivapo.runs.folder import read_metrics, refuse_a_run
@@ -101,16 +101,14 @@ def test_minivapo_eval_takes_it(finished, tmp_path):
 def test_resuming_on_as_many_ranks_is_as_if_it_had_never_stopped(finished, killed, tmp_path):
     run = tmp_path / "again"
     shutil.copytree(killed, run)
-    done = torchrun(2, "-m", "scaled.train", "--resume", run)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
+    fork(2, "scaled.train", "--resume", run, log=tmp_path / "log")
     assert numbers(run) == numbers(finished)
 
 
 def test_resuming_on_other_ranks_goes_on_from_the_same_step(finished, killed, tmp_path):
     run = tmp_path / "alone"
     shutil.copytree(killed, run)
-    done = torchrun(1, "-m", "scaled.train", "--resume", run, "--zero-stage", "2", "--token-budget", "300")
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
+    fork(1, "scaled.train", "--resume", run, "--zero-stage", "2", "--token-budget", "300", log=tmp_path / "log")
     again, expected = numbers(run), numbers(finished)
     assert again[:-1] == expected[:-1]
     assert again[-1]["step"] == 2 and again[-1].keys() == expected[-1].keys()
@@ -129,9 +127,9 @@ def test_a_model_that_would_train_on_wrong_numbers_is_refused_before_the_first_s
     require("deepspeed", "vllm")
     model, run = make_toy("Falcon", tmp_path / "falcon"), tmp_path / "run"
     words = ["--config", "scaled/configs/smoke.yaml", "--ranks", "1", "--preset", "grpo", "--model", model]
-    done = torchrun(1, "-m", "scaled.train", *words, "--run-dir", run, *SMALL)
-    assert done.returncode != 0
-    said = [line for line in done.stderr.splitlines() if line.startswith("scaled.train:")]
+    log = tmp_path / "log"
+    assert try_fork(1, "scaled.train", *words, "--run-dir", run, *SMALL, log=log) != 0
+    said = [line for line in log.read_text().splitlines() if line.startswith("scaled.train:")]
     assert len(said) == 1 and "would train on wrong numbers: a row's numbers in the actor depend" in said[0]
     assert [path.name for path in run.iterdir()] == ["failures.log"]
     refuse_a_run(run)  # another model may begin there

@@ -108,12 +108,17 @@ class Forks:
 forks = functools.cache(Forks)
 
 
-def fork(ranks: int, script: Path, *words: object, log: Path, timeout: float = 900, **extra: str) -> None:
-    """Runs a script on so many ranks, see `ranks.py`, which must succeed; `log` takes what they say."""
+def try_fork(ranks: int, script: Path | str, *words: object, log: Path, timeout: float = 900, **extra: str) -> int:
+    """Runs a script or module on so many ranks, see `ranks.py`; `log` takes what they say. Returns the exit code."""
     start, words = time.monotonic(), tuple(map(str, words))
     code = forks().run({"script": str(script), "words": words, "ranks": ranks, "log": str(log), "env": extra}, timeout)
-    print(f"{script.name} on {ranks} ranks: exit {code} after {time.monotonic() - start:.0f} s")
-    assert code == 0, log.read_text()[-6000:]
+    print(f"{script} on {ranks} ranks: exit {code} after {time.monotonic() - start:.0f} s")
+    return code
+
+
+def fork(ranks: int, script: Path | str, *words: object, log: Path, timeout: float = 900, **extra: str) -> None:
+    """The same; it must succeed."""
+    assert try_fork(ranks, script, *words, log=log, timeout=timeout, **extra) == 0, log.read_text()[-6000:]
 
 
 def results(ranks: int, script: str, out: Path, *words: object) -> dict:

@@ -1,7 +1,7 @@
 """Ranks as forks of one process that has imported DeepSpeed and vLLM: every rank would spend 6 to 20 s of CPU on it.
 
 ranks.py    reads jobs from standard input and answers each with the exit code of its first rank that failed, or 0:
-            lines of JSON, {"script": …, "words": […], "ranks": 2, "log": …, "env": {…}} and {"code": 0}.
+            lines of JSON, {"script": FILE.py or MODULE, "words": […], "ranks": 2, "log": …, "env": {…}}, {"code": 0}.
 """
 
 import json
@@ -21,7 +21,7 @@ import scaled.world
 
 
 def rank_main(rank: int, job: dict, port: int) -> None:
-    """In a fork: becomes `python SCRIPT WORDS…` as a launcher would have started it. Does not return."""
+    """In a fork: becomes `python SCRIPT WORDS…`, or `-m MODULE`, as a launcher would have started it. Never returns."""
     with open(job["log"], "ab", buffering=0) as log, open(os.devnull, "rb") as nothing:
         for target, source in ((0, nothing), (1, log), (2, log)):
             os.dup2(source.fileno(), target)
@@ -33,10 +33,13 @@ def rank_main(rank: int, job: dict, port: int) -> None:
         **job["env"],
     }
     sys.argv = [job["script"], *job["words"]]
-    sys.path.insert(0, os.path.dirname(job["script"]))
     code = 1
     try:
-        runpy.run_path(job["script"], run_name="__main__")
+        if job["script"].endswith(".py"):
+            sys.path.insert(0, os.path.dirname(job["script"]))
+            runpy.run_path(job["script"], run_name="__main__")
+        else:
+            runpy.run_module(job["script"], run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)

@@ -25,6 +25,8 @@ from minivapo.show import report, run_files
 from minivapo.show.metrics_info import GROUPS, HEADLINES, METRICS, explain, markdown
 from minivapo.vapo import PRESETS, gae, length_adaptive_lambda
 
+pytestmark = pytest.mark.once
+
 # ---------------------------------------------------------------------------------------------------------
 # A run folder with every feature of the format
 # ---------------------------------------------------------------------------------------------------------
@@ -257,7 +259,6 @@ def test_every_setting_is_explained(tmp_path):
     assert set(data["groups"][0]["settings"]) - {"task", "model"} == set(data["fields"]) - {"seed"}
 
 
-@pytest.mark.once
 def test_stays_below_5_mb_with_many_runs_and_long_responses(tmp_path):
     rng = random.Random(0)
     long = [{**row, "step": s} for row in [make_sample(rng, 0, 3000, True)] for s in range(1, 13)]
@@ -370,7 +371,6 @@ class Elements(HTMLParser):
         self.text += data
 
 
-@pytest.mark.once
 def test_hostile_text_makes_no_element_and_no_attribute(tmp_path):
     page = report.make_report([hostile_run(tmp_path / "run")]).read_text()
     like = make_run(tmp_path / "tame")
@@ -418,7 +418,6 @@ def test_paths_lose_the_place_of_a_home(value, shown):
     assert run_files.portable(value) == shown
 
 
-@pytest.mark.once
 def test_no_home_is_in_the_file(tmp_path):
     home = "/home/ada/secret/place"
     runs = [
@@ -485,7 +484,6 @@ def shown_values(page):
     return page.eval_on_selector_all(".token", "nodes => nodes.map(n => Number(n.dataset.value))")
 
 
-@pytest.mark.once
 def test_opens_from_disk_and_draws(show, two_settings):
     page = show(two_settings[1])
     assert page.locator("#charts figure").count() > 40
@@ -505,7 +503,6 @@ def test_opens_from_disk_and_draws(show, two_settings):
     assert page.locator("#charts figure:visible").count() == 1
 
 
-@pytest.mark.once
 def test_advantages_equal_those_of_the_library(show, two_settings):
     runs, path = two_settings
     page = show(path)
@@ -531,7 +528,6 @@ def test_advantages_equal_those_of_the_library(show, two_settings):
         assert shown_values(page) == pytest.approx(sample["advantages"], abs=1e-6)
 
 
-@pytest.mark.once
 def test_other_quantities_and_the_panel(show, two_settings):
     runs, path = two_settings
     page = show(path)
@@ -558,7 +554,6 @@ def test_other_quantities_and_the_panel(show, two_settings):
     assert page.locator(".token.error").get_attribute("data-index") == "20"
 
 
-@pytest.mark.once
 def test_keyboard_alone_is_enough(show, two_settings):
     page = show(two_settings[1])
     page.select_option("#x-sample", "1")
@@ -600,7 +595,6 @@ def test_keyboard_alone_is_enough(show, two_settings):
     assert page.eval_on_selector_all("input, select, button", f"{named[:-1]}).map(n => n.outerHTML)") == []
 
 
-@pytest.mark.once
 def test_hostile_text_is_only_text(show, tmp_path):
     page = show(report.make_report([hostile_run(tmp_path / "run")]))
     for key in ("e", "End", "ArrowLeft", "Home"):
@@ -617,7 +611,6 @@ def test_hostile_text_is_only_text(show, tmp_path):
     assert page.locator("#x-plot a, #charts a").count() == 0
 
 
-@pytest.mark.once
 def test_print_shows_every_chart(show, two_settings):
     page = show(two_settings[1])
     page.locator('figure[data-metric="reward/accuracy"]').scroll_into_view_if_needed()
@@ -639,7 +632,6 @@ def test_print_shows_every_chart(show, two_settings):
     assert [name for name, width, _ in page.evaluate(seen) if not width > 0] == folded
 
 
-@pytest.mark.once
 def test_light_and_dark_and_readable(show, two_settings):
     contrast = """nodes => nodes.map(n => {
         const rgb = c => c.match(/[\\d.]+/g).slice(0, 3).map(Number);
@@ -660,7 +652,6 @@ def test_light_and_dark_and_readable(show, two_settings):
     assert grounds["light"] == grounds["dark toggled"] != grounds["dark"] == grounds["light toggled"]
 
 
-@pytest.mark.once
 def test_a_run_without_a_value_model(show, tmp_path):
     page = show(report.make_report([make_run(tmp_path / "run", "grpo")]))
     assert page.locator("#x-gamma").is_disabled()
@@ -669,7 +660,6 @@ def test_a_run_without_a_value_model(show, tmp_path):
     assert set(shown_values(page)) == {0.5}
 
 
-@pytest.mark.once
 def test_a_run_without_responses(show, tmp_path):
     run = make_run(tmp_path / "run", samples=[])
     page = show(report.make_report([run]))
@@ -677,7 +667,6 @@ def test_a_run_without_responses(show, tmp_path):
     assert page.locator("#samples-lead").inner_text() == "No responses were kept."
 
 
-@pytest.mark.once
 def test_evaluations_are_a_table(show, tmp_path):
     run = make_run(tmp_path / "run")
     page = show(report.make_report([run]))
@@ -690,7 +679,6 @@ def test_evaluations_are_a_table(show, tmp_path):
     assert cells[4:8] == ["3 × 4", "1", "0.7", "25 of 40"]
 
 
-@pytest.mark.once
 def test_samples_table_leads_to_the_explorer(show, two_settings):
     page = show(two_settings[1])
     page.select_option("#s-verdict", "right")
@@ -701,7 +689,6 @@ def test_samples_table_leads_to_the_explorer(show, two_settings):
     assert page.evaluate("document.activeElement.classList.contains('token')")
 
 
-@pytest.mark.once
 def test_the_samples_can_be_searched(show, two_settings):
     page = show(two_settings[1])
     rows, found = page.locator("#samples-table tbody tr"), page.locator("#s-found")
@@ -717,7 +704,6 @@ def test_the_samples_can_be_searched(show, two_settings):
     assert rows.count() == min(kept, 25) and found.inner_text() == ""
 
 
-@pytest.mark.once
 def test_narrow_screens_do_not_scroll_sideways(browser, two_settings):
     page = browser.new_page(viewport={"width": 380, "height": 800})
     page.set_default_timeout(PATIENCE)

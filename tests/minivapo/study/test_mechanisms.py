@@ -10,6 +10,8 @@ from minivapo.local import LocalEngine
 from minivapo.study import mechanisms as m
 from minivapo.vapo import collect, gae, length_adaptive_lambda
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope="module")
 def engine(tiny_model, chain, small):

@@ -14,6 +14,8 @@ from minivapo.tasks import BASES
 from minivapo.tasks.chain import Chain, ChainSpec, Proof
 from minivapo.vapo import PRESETS, collect, estimate_advantages
 
+pytestmark = pytest.mark.once
+
 PROBLEM = Problem("4 A inc B twist C add3 ?", "7", "x")  # 5, 4, 7
 
 

@@ -36,6 +36,7 @@ def test_further_rates_change_nothing_but_the_rates(sweep):
         assert dataclasses.replace(other, actor_lr=own.actor_lr, critic_lr=own.critic_lr) == own
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("sweep", "point"), CASES)
 def test_tasks_judge_their_demonstrations_both_ways(sweep, point):
     task = sweep.task(point)
@@ -84,6 +85,7 @@ def test_a_sweep_keeps_what_is_done_and_writes_its_csv(tiny, tmp_path):
     assert {r["base"] for r in rows} == {5 % machinery.BASES, 6 % machinery.BASES}
 
 
+@pytest.mark.once
 def test_a_run_is_the_same_again(tiny, tmp_path):
     run = machinery.plan(tiny, [5])[0]
     names = ("reward/accuracy", "actor/loss", "policy/entropy")

@@ -11,6 +11,8 @@ from minivapo.tasks.base import demonstration_batch, make_tokenizer
 from minivapo.tasks.chain import EASY, HARD, LABELS, Chain, Proof
 from minivapo.tasks.embedded import is_held_out
 
+pytestmark = pytest.mark.once
+
 ALL = pytest.mark.parametrize("task", [Chain(), Proof()], ids=lambda t: t.name)
 
 
