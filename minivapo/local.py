@@ -48,12 +48,11 @@ from minivapo.loading import (
 from minivapo.passes import (
     PRICE,
     attends_only,
-    cut,
+    cheapest,
     first_response,
     in_columns,
     joined,
     plain_pass,
-    prompts_to_share,
     responses_of,
     shared_passes,
     token_scores,
@@ -125,11 +124,11 @@ class LocalLearner:
         Log-probs and entropies stand on response tokens. Where it pays, a prompt is computed once for its responses,
         and rows of like lengths apart from the others.
         """
-        prompts = prompts_to_share(rows, self.price) if self.shares else None
-        pieces, whole = cut(rows.lengths if prompts else rows.totals, self.price), self.kind == "critic"
+        pieces, prompts = cheapest(rows, self.price, self.shares)
+        whole = self.kind == "critic"
         with self.precision():
             if prompts:
-                passes = shared_passes(self.model, rows, pieces, *prompts, self.device, whole)
+                passes = shared_passes(self.model, rows, pieces, prompts, self.device, whole)
             else:
                 passes = (plain_pass(self.model, rows.rows(piece), self.device, whole) for piece in pieces)
             found = [self.read(x, rows.rows(p), entropy, bool(prompts)) for p, x in zip(pieces, passes, strict=True)]

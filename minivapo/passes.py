@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -59,8 +59,17 @@ def attends_only(model: Any) -> bool:
     return bool(layers) and all(type(layer) in PLAIN for layer in layers)
 
 
-def distinct_prompts(rows: Rollout) -> tuple[list[int], Tensor]:
-    """The first row of each prompt, and for each row [batch] the place of its prompt in that list."""
+class Prompts(NamedTuple):
+    """The distinct prompts of some rows."""
+
+    firsts: list[int]
+    """The first row of each."""
+    of: Tensor
+    """[batch]: the place of each row's prompt in that list."""
+
+
+def distinct_prompts(rows: Rollout) -> Prompts:
+    """The prompts of these rows, known by their tokens."""
     places: dict[bytes, int] = {}
     firsts, of = [], []
     for i, start in enumerate((rows.totals - rows.lengths).tolist()):
@@ -69,21 +78,23 @@ def distinct_prompts(rows: Rollout) -> tuple[list[int], Tensor]:
             places[key] = len(firsts)
             firsts.append(i)
         of.append(places[key])
-    return firsts, torch.tensor(of)
+    return Prompts(firsts, torch.tensor(of))
 
 
-def prompts_to_share(rows: Rollout, price: float) -> tuple[list[int], Tensor] | None:
-    """See `distinct_prompts`; None where passes over whole rows cost about as little.
+def cheapest(rows: Rollout, price: float, may_share: bool) -> tuple[list[list[int]], Prompts | None]:
+    """How a micro-batch costs least: the rows of each pass, and its prompts where these are computed apart.
 
     Args:
         rows: a micro-batch.
         price: see `cut`.
+        may_share: whether the model can compute prompts apart, see `attends_only`.
     """
-    firsts, of = distinct_prompts(rows)
-    starts = rows.totals - rows.lengths
-    plain = cost(cut(rows.totals, price), rows.totals)
-    shared = cost([firsts], starts) + cost(cut(rows.lengths, price), rows.lengths)
-    return (firsts, of) if len(rows) > 1 and int(starts.min()) > 0 and shared <= PAYS * plain else None
+    starts, whole = rows.totals - rows.lengths, cut(rows.totals, price)
+    if may_share and len(rows) > 1 and int(starts.min()) > 0:
+        prompts, apart = distinct_prompts(rows), cut(rows.lengths, price)
+        if cost([prompts.firsts], starts) + cost(apart, rows.lengths) <= PAYS * cost(whole, rows.totals):
+            return apart, prompts
+    return whole, None
 
 
 def plain_pass(model: Any, rows: Rollout, device: str, whole: bool) -> Tensor:
@@ -95,7 +106,7 @@ def plain_pass(model: Any, rows: Rollout, device: str, whole: bool) -> Tensor:
 
 
 def shared_passes(
-    model: Any, rows: Rollout, pieces: list[list[int]], firsts: list[int], of: Tensor, device: str, whole: bool
+    model: Any, rows: Rollout, pieces: list[list[int]], prompts: Prompts, device: str, whole: bool
 ) -> Iterator[Tensor]:
     """Outputs of a model after each token, prompts computed once; one tensor for each piece.
 
@@ -103,7 +114,7 @@ def shared_passes(
         model: of transformers, see `attends_only`.
         rows: [batch], on the CPU.
         pieces: rows that go through the network together.
-        firsts, of: see `distinct_prompts`.
+        prompts: those of the rows.
         device: where the model lives.
         whole: the outputs after every token, as a critic's losses want them.
 
@@ -111,6 +122,7 @@ def shared_passes(
         whole: [piece, time of its longest row, outputs]; else [piece, its longest response, outputs] for the tokens of
         the responses: from each row's last token of the prompt on.
     """
+    firsts, of = prompts
     starts, tokens = (rows.totals - rows.lengths).to(device), rows.tokens.to(device)
     width = int(starts.max())
     column = torch.arange(width, device=device) - (width - starts[firsts])[:, None]
@@ -121,11 +133,11 @@ def shared_passes(
     kind = type(model.base_model if issubclass(type(model), TokenScores) else model)
     told = arguments(kind, cache, known, column)
     wanted = {} if whole else {"logits_to_keep": 1}
-    prompts = model(input_ids=tokens[firsts].gather(1, column), use_cache=True, **wanted, **told).logits
+    before = model(input_ids=tokens[firsts].gather(1, column), use_cache=True, **wanted, **told).logits
     for piece in pieces:
         mine, start = of[piece].to(device), starts[piece]
         length, total = int(rows.lengths[piece].max()), int(rows.totals[piece].max())
-        outputs = prompts[mine]
+        outputs = before[mine]
         if not whole:  # nothing is asked after the last token
             length -= 1
         if length:

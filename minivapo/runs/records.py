@@ -73,12 +73,12 @@ def sample_records(engine: Engine, task: Task, step: int, config: Config, count:
     rows.problems = [training_problem(task, number, config.seed) for number in rows.group.tolist()]
     # Only rank 0 writes samples, and a forward pass over several ranks needs them all.
     after = engine.actor.forward(rows)["logprobs"] if engine.world.size == 1 else None
-    truth = true_values(engine, task, config)
+    truth = what_is_true(engine, task, config)
     values = truth.values(rows) if truth else None
     return [response_record(rows, i, after, values, engine.tokenizer, task, step, config) for i in range(len(rows))]
 
 
-def true_values(engine: Engine, task: Task, config: Config) -> TrueValues | None:
+def what_is_true(engine: Engine, task: Task, config: Config) -> TrueValues | None:
     """What counts in the last rollout what the policy can do; None where the task cannot tell a prefix's value."""
     rollout = engine.rollout
     if rollout is None or not getattr(task, "exact_values", False):

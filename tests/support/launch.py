@@ -101,6 +101,8 @@ class Forks:
         print(json.dumps(job), file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline()
         timer.cancel()
+        if not answer:
+            forks.cache_clear()  # the next job starts it anew
         assert answer, f"{job['script']} on {job['ranks']} ranks: ranks.py did not start, or took {timeout:.0f} s"
         return json.loads(answer)["code"]
 
