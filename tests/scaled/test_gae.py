@@ -130,12 +130,18 @@ def test_the_ends_of_lambda_and_gamma():
     assert (monte_carlo == 1).all(), "the outcome must reach the first token undiminished"
 
 
-LONG = [(1, 1), (1, 100_000), (3, 20_481), (700, 400), (2, 2 * CHUNK), (9, CHUNK + 1)]
+LONG = [
+    (1, 1, False),
+    (1, 100_000, True),
+    (3, 20_481, False),
+    (700, 400, True),
+    (2, 2 * CHUNK, True),
+    (9, CHUNK + 1, False),
+]
 
 
 @pytest.mark.once
-@pytest.mark.parametrize(("batch", "time"), LONG)
-@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize(("batch", "time", "gaps"), LONG)
 def test_long_rows(batch, time, gaps):
     """Lengths up to 10⁵ and batches worked on in several parts, λ per row, against a loop in float64."""
     generator = torch.Generator().manual_seed(batch + time)

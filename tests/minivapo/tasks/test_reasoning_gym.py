@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from minivapo.cli import main
 from minivapo.commands.train import read, recorded
 from minivapo.interfaces import UserError
 from minivapo.options.parse import UsageError, task_options
@@ -329,25 +330,15 @@ def test_a_run_is_named_after_the_generator_but_not_after_a_path():
 
 
 @real
-def test_a_run_trains_resumes_and_is_evaluated_with_its_options(tiny_model, tmp_path):
+def test_a_run_trains_resumes_and_is_evaluated_with_its_options(tiny_model, tmp_path, capsys):
     run = tmp_path / "run"
     small = "--batch-size 4 --mini-batch 4 --group-size 2 --max-new-tokens 4 --eval-problems 4 --value-pretrain-steps 0"
-    command = [
-        sys.executable,
-        "-m",
-        "minivapo",
-        "train",
-        "--task",
-        "reasoning-gym:chain_sum",
-        "--model",
-        str(tiny_model),
-    ]
-    command += ["--task-option", "max_terms=2", "--steps", "1", "--run", str(run), *small.split()]
-    for argv in (command, [*command[:3], "eval", str(run), "--samples", "1", "--problems", "4"]):
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        assert "accelerator" not in done.stderr + done.stdout, "DeepSpeed, which only lies beside, says what it found"
+    words = ["train", "--task", "reasoning-gym:chain_sum", "--model", str(tiny_model), "--task-option", "max_terms=2"]
+    command = [sys.executable, "-m", "minivapo", *words, "--steps", "1", "--run", str(run), *small.split()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "accelerator" not in done.stderr + done.stdout, "DeepSpeed, which only lies beside, says what it found"
+    assert main(["eval", str(run), "--samples", "1", "--problems", "4"]) == 0
     assert list(run.glob("eval-reasoning-gym-chain_sum-*.json"))
-    done = subprocess.run([*command[:4], "--resume", str(run)], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 1
-    assert "nothing left to train" in done.stderr
+    assert main(["train", "--resume", str(run)]) == 1
+    assert "nothing left to train" in capsys.readouterr().err

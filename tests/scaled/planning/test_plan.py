@@ -191,7 +191,7 @@ FREE = {"sampler_memory": 0.2}  # so that the learner, not vLLM's share, decides
 
 
 @pytest.mark.once
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(
     stage=st.sampled_from([2, 3]),
     power=st.integers(0, 3),
