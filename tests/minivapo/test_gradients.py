@@ -179,7 +179,7 @@ def test_every_split_into_micro_batches_gives_the_same_gradient(networks, preset
     whole, sums, maxima = gradient(config, networks, name, rollout, [list(range(ROWS))])
     assert whole.norm() > 1e-3
 
-    @settings(max_examples=6, database=None)
+    @settings(max_examples=4, database=None)
     @given(SPLITS)
     def holds(parts):
         split, split_sums, split_maxima = gradient(config, networks, name, rollout, parts)
