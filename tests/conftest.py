@@ -19,6 +19,7 @@ from minivapo.tasks.chain import Chain, ChainSpec  # noqa: E402
 from minivapo.vapo import PRESETS, Config  # noqa: E402
 
 torch.set_num_threads(1)
+
 CI = os.environ.get("MINIVAPO_CI", "")
 """CI's environment, see `.ci/run`: readme, full, low or newest; empty elsewhere."""
 
