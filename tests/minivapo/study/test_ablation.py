@@ -59,7 +59,7 @@ def test_pretraining_may_use_larger_rollouts(tiny_model, small):
 
 
 @pytest.mark.once
-def test_a_killed_table_goes_on_where_it_was(tiny_model, tmp_path):
+def test_a_killed_table_goes_on_where_it_was(tiny_model, tmp_path, capsys):
     """Killed with its processes in the middle of a run, then started again: the same table, finished runs untouched."""
     sizes = ["steps=6", "batch_size=16", "mini_batch=8", "group_size=4", "eval_problems=8", "max_new_tokens=24"]
     sizes += ["value_pretrain_steps=2", "reward_model_steps=1", "warmup=2"]
@@ -76,7 +76,7 @@ def test_a_killed_table_goes_on_where_it_was(tiny_model, tmp_path):
         os.killpg(job.pid, signal.SIGKILL)
     done = {path: path.stat().st_mtime_ns for path in killed.glob("*/result.json")}
     assert [path.parent.name for path in done] == ["critic-1000"]
-    assert main(command[3:]) == 0
+    assert main(command[3:]) == 0 and "VAPO's lead" in capsys.readouterr().out
     assert all(path.stat().st_mtime_ns == before for path, before in done.items())
     assert {path.name for path in killed.glob("*.png")} == {"table1.png", "curves.png"}
     overrides = ablate.parse_overrides(sizes)
