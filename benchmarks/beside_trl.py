@@ -1,6 +1,6 @@
 """A step of GRPO, VAPO and PPO here beside a step of TRL's GRPO and PPO: processor seconds and memory, turn by turn.
 
-    python3 -m venv .venv-trl && .venv-trl/bin/pip install -c constraints.txt -e . trl==1.16
+    python3 -m venv .venv-trl && .venv-trl/bin/pip install -c constraints.txt -e '.[real]' trl==1.16
     python3 -m venv .venv-ppo && .venv-ppo/bin/pip install -c constraints.txt -e . trl==1.12      # the last with PPO
     .venv-trl/bin/python benchmarks/beside_trl.py --ppo .venv-ppo/bin/python     # --sizes embedded: the first alone
 
@@ -13,6 +13,13 @@ compared. Without --ppo, TRL's PPO is left out; with --bf16 both GRPOs also run 
     embedded   the base of `locks`, 70,000 parameters, responses as long as it makes them
     6M         six layers of 256, random weights: nearly every response reaches the limit
     135M       SmolLM2-135M's shape with random weights, 64 responses of at most 16 tokens, 4 updates of 16 rows
+    real       configs/laptop-real.yaml: SmolLM2-135M itself on sums, 64 responses of 8 prompts, 2 updates of 32 rows;
+               VAPO's critic has its first 8 layers
+    contrast   the same with other verdicts
+
+An update of our GRPO takes no pass over groups that are all right or all wrong. In `embedded` and `real` verdicts are
+the task's own, the share of groups that have both is in the rows; elsewhere a coin gives them that the response's text
+decides, so that nearly every group has both.
 """
 
 from __future__ import annotations
@@ -27,6 +34,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +54,50 @@ SIZES: dict[str, dict[str, Any]] = {
         "shape": {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
                   "num_key_value_heads": 3, "head_dim": 64, "vocab_size": 49152},
     },
+    "real": {"rows": 64, "limit": 16, "mini_batch": 32},
+    "contrast": {"rows": 64, "limit": 16, "mini_batch": 32},
 }  # fmt: skip
 GROUP, MINI_BATCH, RATE = 8, 16, 1e-7
+OWN_MODEL, OWN_VERDICTS = ("real", "contrast"), ("embedded", "real")
+
+
+class Coin:
+    """A task whose verdicts a coin gives that the response's text decides."""
+
+    def __init__(self, task: Any) -> None:
+        self.task, self.name, self.stop = task, task.name, task.stop
+
+    def train_problems(self, start: int, count: int, seed: int) -> list[Any]:
+        """The task's."""
+        return self.task.train_problems(start, count, seed)
+
+    def judge(self, problems: Sequence[Any], responses: Sequence[str]) -> list[float]:
+        """Half of all texts are right."""
+        return [float(zlib.crc32(text.encode()) & 1) for text in responses]
+
+
+def setting(size: str, folder: Path) -> tuple[Any, str, str | None]:
+    """What is learned, the policy's folder, and where a critic starts if not there."""
+    from minivapo.tasks import make_task
+
+    task, model, critic = make_task("locks"), str(folder), None
+    if size in OWN_MODEL:
+        import real
+
+        args, task, model = real.shipped("--preset", "vapo")
+        critic = args.critic
+    return task if size in OWN_VERDICTS else Coin(task), model, critic
+
+
+def mini_batch_of(size: str) -> int:
+    """Rows of an update."""
+    return SIZES[size].get("mini_batch", MINI_BATCH)
 
 
 def make_model(size: str, folder: Path) -> None:
-    """The base in the package, or random weights of a shape behind its tokenizer."""
+    """The base in the package, or random weights of a shape behind its tokenizer; none for a real model."""
+    if size in OWN_MODEL:
+        return
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -74,6 +121,8 @@ class Seconds:
     def __init__(self) -> None:
         self.steps: list[float] = []
         self.sampling = [0.0]
+        self.mixed: list[float] = []
+        """Shares of groups with right and wrong responses, where they are known."""
         self.begun = time.process_time()
 
     def step(self) -> None:
@@ -99,23 +148,24 @@ class Seconds:
 def ours(preset: str, size: str, folder: Path, steps: int, bf16: bool = False) -> tuple[Seconds, float]:
     """Seconds of the steps of a preset, and the mean length of the last responses."""
     from minivapo.local import LocalEngine
-    from minivapo.tasks import make_task
     from minivapo.vapo import PRESETS, train_step
 
-    rows, limit = SIZES[size]["rows"], SIZES[size]["limit"]
+    rows, limit, mini_batch = SIZES[size]["rows"], SIZES[size]["limit"], mini_batch_of(size)
     group = GROUP if PRESETS[preset].group_size > 1 else 1
+    task, model, critic = setting(size, folder)
     config = dataclasses.replace(
-        PRESETS[preset], batch_size=rows, mini_batch=MINI_BATCH, micro_batch=MINI_BATCH, group_size=group, steps=steps,
+        PRESETS[preset], batch_size=rows, mini_batch=mini_batch, micro_batch=mini_batch, group_size=group, steps=steps,
         max_new_tokens=limit, actor_lr=RATE, critic_lr=RATE, critic_init="policy", value_pretrain_steps=0,
         dynamic_sampling=0,
     )  # fmt: skip
-    task = make_task("locks")
-    engine = LocalEngine(folder, config, stop=task.stop, autocast=bf16)
+    engine = LocalEngine(model, config, critic=critic, stop=task.stop, autocast=bf16)
     engine.sampler.sync(engine.actor)
     seconds, length = Seconds(), 0.0
     seconds.count_as_sampling(engine.sampler, "generate")
     for _ in range(steps):
-        length = train_step(config, task, engine)["response/length"]
+        metrics = train_step(config, task, engine)
+        length = metrics["response/length"]
+        seconds.mixed.append(metrics["reward/mixed_groups"])
         engine.progress.step += 1
         seconds.step()
     return seconds, length
@@ -124,19 +174,18 @@ def ours(preset: str, size: str, folder: Path, steps: int, bf16: bool = False) -
 def trl(size: str, folder: Path, steps: int, bf16: bool = False) -> tuple[Seconds, float]:
     """Seconds of TRL's rollouts with their updates, and the mean length of the last responses."""
     import datasets
+    import torch
     import transformers
     from trl import GRPOConfig, GRPOTrainer
 
-    from minivapo.tasks import make_task
-
-    rows, limit = SIZES[size]["rows"], SIZES[size]["limit"]
-    updates = rows // MINI_BATCH
-    task = make_task("locks")
+    rows, limit, mini_batch = SIZES[size]["rows"], SIZES[size]["limit"], mini_batch_of(size)
+    updates = rows // mini_batch
+    task, source, _ = setting(size, folder)
     problems = task.train_problems(0, rows // GROUP * (steps + 1), 0)
     by_prompt = {p.prompt: p for p in problems}
 
     def reward(prompts: list[str], completions: list[str], **_: object) -> list[float]:
-        return [float(task.is_correct(by_prompt[p], c)) for p, c in zip(prompts, completions, strict=True)]
+        return [float(score or 0) for score in task.judge([by_prompt[p] for p in prompts], completions)]
 
     class Clock(transformers.TrainerCallback):
         def on_step_end(self, args, state, control, **_):
@@ -145,16 +194,16 @@ def trl(size: str, folder: Path, steps: int, bf16: bool = False) -> tuple[Second
 
     with tempfile.TemporaryDirectory() as out:
         arguments = GRPOConfig(
-            output_dir=out, use_cpu=True, bf16=bf16, per_device_train_batch_size=MINI_BATCH,
+            output_dir=out, use_cpu=True, bf16=bf16, per_device_train_batch_size=mini_batch,
             gradient_accumulation_steps=1, steps_per_generation=updates, num_generations=GROUP, num_iterations=1,
             max_completion_length=limit, temperature=1.0, beta=0.0, learning_rate=RATE, lr_scheduler_type="constant",
             max_steps=updates * steps, save_strategy="no", report_to=[], logging_steps=updates, disable_tqdm=True,
             seed=0, gradient_checkpointing=False,
         )  # fmt: skip
-        model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+        model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
         trainer = GRPOTrainer(
             model=model, reward_funcs=reward, args=arguments, callbacks=[Clock()],
-            processing_class=transformers.AutoTokenizer.from_pretrained(folder, padding_side="left"),
+            processing_class=transformers.AutoTokenizer.from_pretrained(source, padding_side="left"),
             train_dataset=datasets.Dataset.from_list([{"prompt": p.prompt} for p in problems]),
         )  # fmt: skip
         seconds = Seconds()
@@ -252,6 +301,7 @@ def measure(way: str, size: str, folder: Path, steps: int) -> dict[str, Any]:
         "sampling_seconds": round(statistics.median(seconds.sampling[1:-1]), 3),
         "peak_mib": round(peak),
         "length": round(length, 1),
+        "mixed_groups": round(statistics.fmean(seconds.mixed[1:]), 3) if seconds.mixed else "",
     } | {name: version(name) for name in ("trl", "transformers", "torch")}
 
 
@@ -277,7 +327,7 @@ def main() -> None:
             make_model(size, Path(folder))
             for turn in range(args.rounds):
                 for way in WAYS + tuple(f"{way}{HALF}" for way in WAYS[:2] if args.bf16):
-                    if way == "trl ppo" and not args.ppo:
+                    if (way == "trl ppo" and not args.ppo) or (way.endswith("ppo") and size in OWN_MODEL):
                         continue
                     if any((r["size"], r["round"], r["way"]) == (size, str(turn), way) for r in known):
                         continue

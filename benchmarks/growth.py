@@ -43,10 +43,10 @@ def work(part: str, responses: int, tokens: int) -> Callable[[], object]:
     import torch
     import transformers
 
-    from minivapo.interfaces import Sample, make_rollout
+    from minivapo.interfaces import Sample, World, make_rollout
     from minivapo.local import LocalLearner, LocalSampler
     from minivapo.tasks import BASES
-    from minivapo.vapo import Config, actor_loss, gae
+    from minivapo.vapo import Config, actor_loss, count_tokens, gae
 
     generator = torch.Generator().manual_seed(0)
     if part == "gae":
@@ -75,7 +75,7 @@ def work(part: str, responses: int, tokens: int) -> Callable[[], object]:
     ]
     rollout = make_rollout([prompt] * responses, samples, list(range(responses)), 0)
     rollout.advantages, rollout.old_logprobs = rollout.mask.float(), rollout.sampled_logprobs
-    counts = {"tokens": float(rollout.mask.sum()), "responses": float(responses), "positive_tokens": 1.0}
+    counts = count_tokens(rollout, rollout, World())
     return lambda: learner.step(rollout, actor_loss(learner.config, counts), 1e-6)
 
 

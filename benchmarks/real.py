@@ -83,10 +83,15 @@ def share(verdicts: Any) -> float:
     return sum(found) / len(found) if found else float("nan")
 
 
+def shipped(*words: str) -> tuple[argparse.Namespace, Any, str]:
+    """The shipped configuration, changed by these flags, with its task and the model's folder."""
+    args = read([str(ROOT / "configs/laptop-real.yaml"), "--eval-problems", "1", "--eval-every", "1000", *words])
+    return args, *load_task(args.task, options_of(args), args.model, args.config.max_prompt_tokens)
+
+
 def start(*words: str) -> tuple[Any, LocalEngine]:
     """Task and engine of the shipped configuration, changed by these flags; its evaluations are the protocol's."""
-    args = read([str(ROOT / "configs/laptop-real.yaml"), "--eval-problems", "1", "--eval-every", "1000", *words])
-    task, model = load_task(args.task, options_of(args), args.model, args.config.max_prompt_tokens)
+    args, task, model = shipped(*words)
     return task, LocalEngine(model, args.config, critic=args.critic, stop=task.stop, sample_batch=args.sample_batch)
 
 

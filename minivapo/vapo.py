@@ -535,7 +535,7 @@ def actor_loss(config: Config, counts: Metrics) -> LossFn:
 
     Args:
         config: which techniques are on, and their constants.
-        counts: tokens, responses and positive_tokens of the whole mini-batch, over all ranks.
+        counts: of the whole mini-batch over all ranks, see `count_tokens`.
     """
 
     def loss_fn(outputs: Outputs, rows: Rollout) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
@@ -546,8 +546,10 @@ def actor_loss(config: Config, counts: Metrics) -> LossFn:
             weights = weights * torch.exp(old - rows.sampled_logprobs).clamp(max=config.importance_cap)  # [B, T]
         count = counts["tokens"] if config.token_level_loss else counts["responses"]
         ppo = policy_loss(logprobs, old, rows.advantages, weights, count, config.clip_low, config.clip_high)  # []
-        in_correct = rows.mask & rows.correct[:, None]  # [B, T]
-        positive = positive_example_loss(logprobs, in_correct, counts["positive_tokens"])  # []
+        positive = logprobs.new_zeros(())  # []
+        if config.positive_coef > 0:
+            in_correct = rows.mask & rows.correct[:, None]  # [B, T]
+            positive = positive_example_loss(logprobs, in_correct, counts["positive_tokens"])  # []
         loss = ppo + config.positive_coef * positive  # []
         sums = {"loss_policy": ppo.detach(), "loss_positive": positive.detach()}
         if rows.ref_logprobs is not None:
@@ -555,7 +557,7 @@ def actor_loss(config: Config, counts: Metrics) -> LossFn:
             kl = ((gap.exp() - gap - 1) * weights).sum() / count  # []
             loss = loss + config.kl_coef * kl  # []
             sums["kl_reference"] = kl.detach()
-        ratios, extremes = ratio_metrics(config, logprobs.detach(), rows, counts["tokens"])
+        ratios, extremes = ratio_metrics(config, logprobs.detach(), rows, counts["teaching_tokens"])
         return loss, {**sums, **ratios, "loss": loss.detach()}, extremes
 
     return loss_fn
@@ -570,7 +572,7 @@ def ratio_metrics(
         config: the clip.
         logprobs: log π of the taken tokens now, without gradient.
         rows: what they were when sampled, and the advantages.
-        tokens: response tokens of the whole mini-batch, over all ranks.
+        tokens: response tokens that teach, of the whole mini-batch, over all ranks.
 
     Returns:
         Sums, divided by `tokens`, and maxima.
@@ -810,8 +812,9 @@ def update(
     for _ in range(epochs):
         for k in range(batches):
             rows = rollout.rows((batch_of == k).nonzero()[:, 0])
+            teaching = rows_that_teach(config, rows) if name == "actor" else rows
             lr = constant_lr or peak_lr * min(1.0, (learner.version + 1) / max(config.warmup, 1))
-            steps.append(learner.step(rows, make_loss(config, count_tokens(rows, world)), lr))
+            steps.append(learner.step(teaching, make_loss(config, count_tokens(rows, teaching, world)), lr))
     sums, maxima = [s for s, _ in steps], [m for _, m in steps]
     means = {key: total / len(steps) for key, total in reduce_sums(world, sums).items()}
     largest = {key: max(m[key] for m in maxima) for key in maxima[0]}
@@ -821,12 +824,38 @@ def update(
     return {f"{name}/{key}": value for key, value in found.items()}
 
 
-def count_tokens(rows: Rollout, world: World) -> Metrics:
-    """Response tokens, responses, and tokens of correct responses of a mini-batch, over all ranks."""
-    local = [rows.mask.sum(), rows.judged.sum(), (rows.mask & rows.correct[:, None]).sum()]
-    tokens, responses, positive = world.sum(torch.stack(local).double()).tolist()
-    # max(…, 1): a mini-batch that the verifier failed on entirely has no tokens, and no loss.
-    return {"tokens": max(tokens, 1.0), "responses": max(responses, 1.0), "positive_tokens": positive}
+def rows_that_teach(config: Config, rows: Rollout) -> Rollout:
+    """The rows whose actor loss can have a gradient: a pass over the others would change nothing.
+
+    A group that is all right or all wrong gives GRPO and DAPO advantages of 0. One row stays in any case, for a
+    mini-batch without any gradient is a step of AdamW all the same.
+
+    Args:
+        config: positive_coef and kl_coef are read, which teach where advantages do not.
+        rows: this rank's rows of a mini-batch.
+    """
+    assert rows.advantages is not None
+    if config.kl_coef > 0 or len(rows) == 0:
+        return rows
+    teaches = (rows.advantages != 0).any(1)  # [B]
+    if config.positive_coef > 0:
+        teaches |= rows.correct
+    if not teaches.any():
+        teaches[rows.totals.argmin()] = True
+    return rows.rows(teaches.nonzero()[:, 0])
+
+
+def count_tokens(rows: Rollout, teaching: Rollout, world: World) -> Metrics:
+    """Response tokens, responses, and tokens of correct responses and of those that teach; a mini-batch, all ranks."""
+    of_correct = rows.mask & rows.correct[:, None]
+    local = [rows.mask.sum(), rows.judged.sum(), of_correct.sum(), teaching.mask.sum()]
+    tokens, responses, positive, taught = world.sum(torch.stack(local).double()).tolist()
+    return {  # max(…, 1): a mini-batch that the verifier failed on entirely has no tokens, and no loss
+        "tokens": max(tokens, 1.0),
+        "responses": max(responses, 1.0),
+        "positive_tokens": positive,
+        "teaching_tokens": max(taught, 1.0),
+    }
 
 
 def evaluate(config: Config, task: Task, engine: Engine) -> Metrics:

@@ -262,20 +262,21 @@ METRICS: dict[str, MetricInfo] = {
     "actor/clip_low": MetricInfo(
         "Clipped below",
         "share",
-        "Share of tokens with ratio < 1 − ε_low and a negative advantage: they get no gradient.",
+        "Share of the update's tokens with ratio < 1 − ε_low and a negative advantage: they get no gradient.",
         "Above 0.1: steps are too large; lower actor_lr or take fewer mini-batches.",
     ),
     "actor/clip_high": MetricInfo(
         "Clipped above",
         "share",
-        "Share of tokens with ratio > 1 + ε_high and a positive advantage: they get no gradient. Clip-Higher "
-        "(§4.3) leaves more room here for unlikely tokens.",
+        "Share of the update's tokens with ratio > 1 + ε_high and a positive advantage: they get no gradient. "
+        "Clip-Higher (§4.3) leaves more room here for unlikely tokens.",
         "Above 0.1: steps are too large. Exactly 0 throughout: the clip never acts.",
     ),
     "actor/approx_kl": MetricInfo(
         "Approximate KL of the update",
         "nats per token",
-        "Mean of ρ − 1 − log ρ over tokens: how far the policy moved within the step.",
+        "Mean of ρ − 1 − log ρ over the update's tokens: how far the policy moved within the step. Responses of GRPO "
+        "and DAPO whose group has no contrast are not in the update.",
         "Above about 0.05, or spikes: updates are too large.",
     ),
     "actor/ratio_max": MetricInfo(

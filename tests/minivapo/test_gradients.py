@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minivapo import local, passes
-from minivapo.interfaces import Sample, make_rollout
+from minivapo.interfaces import Sample, World, make_rollout
 from minivapo.loading import load_actor, load_critic
 from minivapo.local import LocalEngine, LocalLearner
 from minivapo.vapo import (
@@ -24,6 +25,7 @@ from minivapo.vapo import (
     reward_model_loss,
     train_step,
     update,
+    whiten,
 )
 
 pytestmark = pytest.mark.once  # what a family of models makes of a pass is checked in test_passes.py, at both ends
@@ -60,7 +62,7 @@ def networks(tiny_model):
     return {"actor": actor, "critic": critic}
 
 
-def rollout_of(config, networks, seed, correct=True):
+def rollout_of(config, networks, seed, verdicts=None):
     """A ragged rollout of random tokens, scored by the networks; the verifier failed on row 5."""
     g = torch.Generator().manual_seed(seed)
 
@@ -76,7 +78,8 @@ def rollout_of(config, networks, seed, correct=True):
         samples.append(Sample([draw(4, 60) for _ in range(n)], [-1.0] * n, i % 3 > 0))
     rollout = make_rollout(prompts, samples, [i // config.group_size for i in range(ROWS)], 0)
     rollout.judged[5] = False
-    rollout.correct = (torch.rand(ROWS, generator=g) < 0.5) & rollout.judged & correct
+    drawn = torch.rand(ROWS, generator=g) < 0.5
+    rollout.correct = (drawn if verdicts is None else verdicts) & rollout.judged
     rollout.mask &= rollout.judged[:, None]
     rollout.rewards[torch.arange(ROWS), rollout.last] = rollout.correct.double()
     rollout.outcome = group_advantages(rollout.rewards.sum(1), rollout.judged, config.group_size)
@@ -121,6 +124,7 @@ def counts_of(rollout):
         "tokens": float(rollout.mask.sum()),
         "responses": float(rollout.judged.sum()),
         "positive_tokens": float(positive),
+        "teaching_tokens": float(rollout.mask.sum()),
     }
 
 
@@ -207,7 +211,7 @@ def test_micro_batch_of_the_config_changes_nothing_but_the_split(networks):
 @pytest.mark.usefixtures("float64")
 def test_without_a_correct_response_the_gradient_is_finite(networks):
     config = config_of("vapo")
-    rollout = rollout_of(config, networks, seed=3, correct=False)
+    rollout = rollout_of(config, networks, seed=3, verdicts=torch.zeros(ROWS, dtype=torch.bool))
     whole, sums, _ = gradient(config, networks, "actor", rollout, [list(range(ROWS))])
     split, _, _ = gradient(config, networks, "actor", rollout, [[i] for i in range(ROWS)])
     assert sums["loss_positive"] == 0
@@ -233,12 +237,13 @@ def test_a_row_that_could_not_be_judged_has_no_part_in_any_loss(networks, name):
 
 
 class Recorder:
-    """A learner behind `update` that keeps the gradient of this rank's rows of every mini-batch."""
+    """A learner behind `update` that keeps the rows that this rank has of every mini-batch, and their gradient."""
 
     def __init__(self, model, kind, config):
-        self.inner, self.gradients, self.version = LocalLearner(model, kind, config), [], 0
+        self.inner, self.numbers, self.gradients, self.version = LocalLearner(model, kind, config), [], [], 0
 
     def step(self, rows, loss_fn, lr):
+        self.numbers.append(rows.number.tolist())
         result = self.inner.step(rows, loss_fn, 0.0)
         self.version += 1
         self.gradients.append(torch.cat([p.grad.flatten() for p in self.inner.model.parameters()]))
@@ -263,9 +268,7 @@ def test_any_number_of_ranks_gives_the_same_gradient(networks, preset, name, siz
             share = 6 // world.size
             rows += range(start + world.rank * share, start + (world.rank + 1) * share)
         model = copy.deepcopy(networks[kind])
-        engine = type("Engine", (), {})()
-        engine.world = world
-        setattr(engine, kind, Recorder(model, kind, config))
+        engine = SimpleNamespace(**{"world": world, kind: Recorder(model, kind, config)})
         metrics = update(config, rollout.rows(rows), engine, kind, LOSSES[name], 1)
         return getattr(engine, kind).gradients, metrics
 
@@ -278,6 +281,76 @@ def test_any_number_of_ranks_gives_the_same_gradient(networks, preset, name, siz
         for key in found:
             if not key.endswith("grad_norm"):
                 assert found[key] == pytest.approx(metrics[key], rel=1e-9, abs=1e-12), key
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(
+    ("preset", "changes", "spared"),
+    [(*variant, {5}) for variant in VARIANTS if PRESETS[variant[0]].advantage == "gae" and "kl_coef" not in variant[1]]
+    + [
+        ("vapo", {"kl_coef": 0.1}, set()),
+        ("grpo", {}, set(range(8))),
+        ("dapo", {}, set(range(8))),
+        ("grpo", {"positive_coef": 0.1}, {0, 1, 2, 3, 5}),
+        ("dapo", {"kl_coef": 0.1}, set()),
+        ("grpo", {"whiten": True}, {5}),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "+".join(map(str, x)),
+)
+def test_rows_that_are_spared_a_pass_have_no_gradient(networks, preset, changes, spared):
+    """The first of three groups is all wrong, the second all right, and its row 5 could not be judged."""
+    config = config_of(preset, **changes)
+    verdicts = torch.tensor([False] * 4 + [True, False] + [True] * 2 + [True, False] * 2)
+    rollout = rollout_of(config, networks, seed=1, verdicts=verdicts)
+    if config.whiten:
+        rollout.advantages = whiten(rollout.advantages, rollout.mask, World())
+    whole, sums, _ = gradient(config, networks, "actor", rollout, [list(range(ROWS))])
+    engine = SimpleNamespace(world=World(), actor=Recorder(copy.deepcopy(networks["actor"]), "actor", config))
+    rollout.number = torch.arange(ROWS)
+    metrics = update(config, rollout, engine, "actor", actor_loss, 1)
+    assert engine.actor.numbers == [[i for i in range(ROWS) if i not in spared]]
+    assert whole.norm() > 1e-3
+    torch.testing.assert_close(engine.actor.gradients[0], whole, rtol=1e-10, atol=1e-10)
+    for name in ("loss", "loss_policy", "loss_positive"):
+        assert metrics[f"actor/{name}"] == pytest.approx(sums[name], rel=1e-10, abs=1e-12)
+    teaching = torch.tensor([i not in spared for i in range(ROWS)])
+    now = LocalLearner(networks["actor"], "actor", config).forward(rollout)["logprobs"]
+    log_ratio = (now - rollout.old_logprobs)[rollout.mask & teaching[:, None]]
+    approx_kl = (log_ratio.exp() - 1 - log_ratio).mean()
+    assert metrics["actor/approx_kl"] == pytest.approx(float(approx_kl), rel=1e-9)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_mini_batch_in_which_nothing_teaches_is_a_step_all_the_same(networks, size):
+    """AdamW's momentum goes on where the gradient is 0; every rank keeps its shortest row."""
+    config = config_of("grpo", mini_batch=ROWS, warmup=0, actor_lr=0.01)
+    nothing = rollout_of(config, networks, seed=1, verdicts=torch.zeros(ROWS, dtype=torch.bool))
+    nothing.number = torch.arange(ROWS)
+
+    def kept(world):
+        actor = Recorder(copy.deepcopy(networks["actor"]), "actor", config)
+        mine = nothing.rows(range(world.rank, ROWS, world.size))
+        update(config, mine, SimpleNamespace(world=world, actor=actor), "actor", actor_loss, 1)
+        return actor, mine
+
+    for actor, mine in on_ranks(size, kept):
+        assert actor.numbers == [[int(mine.number[mine.totals.argmin()])]]
+        assert actor.gradients[0].norm() == 0
+
+    something = rollout_of(config, networks, seed=1)
+    something.number = torch.arange(ROWS)
+    weights = []
+    for spare in (True, False):
+        learner = LocalLearner(copy.deepcopy(networks["actor"]), "actor", config)
+        engine = SimpleNamespace(world=World(), actor=learner)
+        update(config, something, engine, "actor", actor_loss, 1)
+        if spare:
+            update(config, nothing, engine, "actor", actor_loss, 1)
+        else:
+            learner.step(nothing, actor_loss(config, counts_of(nothing)), config.actor_lr)
+        weights.append(torch.cat([p.detach().flatten() for p in learner.model.parameters()]))
+    torch.testing.assert_close(*weights, rtol=0, atol=1e-12)
 
 
 def test_a_step_at_ratio_one_clips_nothing_and_later_ones_may(tiny_model, chain, small):

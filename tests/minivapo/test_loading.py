@@ -400,7 +400,7 @@ def test_saving_memory_changes_no_number(qwen, monkeypatch):
     rollout.correct[:] = True
     rollout.advantages = torch.randn(rollout.tokens.shape, generator=torch.Generator().manual_seed(0))
     rollout.old_logprobs = torch.full(rollout.tokens.shape, -6.0)
-    counts = {"tokens": 6.0, "responses": 2.0, "positive_tokens": 6.0}
+    counts = {"tokens": 6.0, "responses": 2.0, "positive_tokens": 6.0, "teaching_tokens": 6.0}
     config = Config()
     plain = LocalLearner(load_actor(qwen), "actor", config, "cpu")
     lean = LocalLearner(load_actor(qwen), "actor", config, "cpu", save_memory=True)

@@ -250,7 +250,8 @@ def test_actor_loss_adds_the_parts_with_their_weights():
     rollout.ref_logprobs = rollout.old_logprobs - noise
     logprobs = rollout.old_logprobs + noise
     positive = rollout.mask & rollout.correct[:, None]
-    counts = {"tokens": float(rollout.mask.sum()), "responses": 7.0, "positive_tokens": float(positive.sum())}
+    tokens = float(rollout.mask.sum())
+    counts = {"tokens": tokens, "responses": 7.0, "positive_tokens": float(positive.sum()), "teaching_tokens": tokens}
     loss, sums, maxima = actor_loss(config, counts)({"logprobs": logprobs}, rollout)
     ratio = noise.exp()
     a = rollout.advantages
@@ -273,7 +274,8 @@ def test_importance_cap_weighs_tokens_by_learner_over_sampler():
     rollout = rollout_of(2)
     config = Config(importance_cap=2.0, positive_coef=0.0, mini_batch=8, batch_size=8)
     rollout.advantages, rollout.returns, rollout.lam = estimate_advantages(config, rollout)
-    counts = {"tokens": float(rollout.mask.sum()), "responses": 7.0, "positive_tokens": 0.0}
+    tokens = float(rollout.mask.sum())
+    counts = {"tokens": tokens, "responses": 7.0, "positive_tokens": 0.0, "teaching_tokens": tokens}
     loss, _, _ = actor_loss(config, counts)({"logprobs": rollout.old_logprobs}, rollout)
     weights = (rollout.old_logprobs - rollout.sampled_logprobs).exp().clamp(max=2)
     torch.testing.assert_close(loss, -(weights * rollout.advantages)[rollout.mask].mean())

@@ -11,10 +11,10 @@ from toy_models import ARCHITECTURES, make_toy
 
 from minivapo import passes
 from minivapo.critics import value_head
-from minivapo.interfaces import Sample, make_rollout
+from minivapo.interfaces import Sample, World, make_rollout
 from minivapo.loading import load_actor, load_critic
 from minivapo.local import LocalLearner
-from minivapo.vapo import Config, actor_loss, critic_loss
+from minivapo.vapo import Config, actor_loss, count_tokens, critic_loss
 
 STATES = {
     "Qwen 3.5", "Qwen 3 Next", "Granite 4 hybrid", "Falcon H1", "LFM 2", "Mamba", "Mamba 2", "Jamba",
@@ -42,7 +42,7 @@ def pass_of(model, kind, rollout, monkeypatch, pays, price):
     monkeypatch.setattr(passes, "PAYS", pays)
     learner = LocalLearner(model, kind, Config(batch_size=8, mini_batch=8, max_grad_norm=1e12))
     learner.price = price
-    counts = {"tokens": float(rollout.mask.sum()), "responses": float(len(rollout)), "positive_tokens": 1.0}
+    counts = count_tokens(rollout, rollout, World())
     found = learner.forward(rollout)
     learner.step(rollout, (actor_loss if kind == "actor" else critic_loss)(learner.config, counts), 0.0)
     gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])

@@ -16,8 +16,8 @@ def patched(source, page):
     """The source after the edits of a page's diff blocks, each of which fits in one place."""
     for block in blocks(page, "diff"):
         lines = block.splitlines()
-        before = "".join(line[1:] + "\n" for line in lines if line[0] == " ")
-        after = "".join(line[1:] + "\n" for line in lines)
+        before = "".join(line[1:] + "\n" for line in lines if line[0] in " -")
+        after = "".join(line[1:] + "\n" for line in lines if line[0] in " +")
         assert source.count(before) == 1, block
         source = source.replace(before, after)
     return source
