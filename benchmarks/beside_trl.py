@@ -1,7 +1,7 @@
 """A step of GRPO, VAPO and PPO here beside a step of TRL's GRPO and PPO: processor seconds and memory, turn by turn.
 
     python3 -m venv .venv-trl && .venv-trl/bin/pip install -c constraints.txt -e '.[real]' trl==1.16
-    python3 -m venv .venv-ppo && .venv-ppo/bin/pip install -c constraints.txt -e . trl==1.12      # the last with PPO
+    python3 -m venv .venv-ppo && .venv-ppo/bin/pip install -c constraints.txt -e '.[real]' trl==1.12   # has PPO
     .venv-trl/bin/python benchmarks/beside_trl.py --ppo .venv-ppo/bin/python     # --sizes embedded: the first alone
 
 All take the same model, length limit, temperature and number of updates: 256 responses, at most 64 tokens, 16 updates
@@ -78,6 +78,7 @@ class Coin:
 
 def setting(size: str, folder: Path) -> tuple[Any, str, str | None]:
     """What is learned, the policy's folder, and where a critic starts if not there."""
+    from minivapo.loading import locate
     from minivapo.tasks import make_task
 
     task, model, critic = make_task("locks"), str(folder), None
@@ -85,7 +86,7 @@ def setting(size: str, folder: Path) -> tuple[Any, str, str | None]:
         import real
 
         args, task, model = real.shipped("--preset", "vapo")
-        critic = args.critic
+        model, critic = locate(model, "actor"), locate(args.critic, "critic")
     return task if size in OWN_VERDICTS else Coin(task), model, critic
 
 
@@ -226,13 +227,10 @@ def trl_ppo(size: str, folder: Path, steps: int) -> tuple[Seconds, float]:
     import transformers
     from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
 
-    from minivapo.tasks import make_task
-
-    rows, limit = SIZES[size]["rows"], SIZES[size]["limit"]
-    task = make_task("locks")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side="left")
+    rows, limit, mini_batch = SIZES[size]["rows"], SIZES[size]["limit"], mini_batch_of(size)
+    task, source, critic_source = setting(size, folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source, padding_side="left")
     problems = task.train_problems(0, rows * (steps + 1), 0)
-    by_prompt = {p.prompt: p for p in problems}
     lengths = []
 
     class Verifier(torch.nn.Module):
@@ -246,9 +244,11 @@ def trl_ppo(size: str, folder: Path, steps: int) -> tuple[Seconds, float]:
         def score(self, states):
             verdicts = []
             for ids, there in zip(*states, strict=True):
-                question, mark, answer = tokenizer.decode(ids[there], skip_special_tokens=True).partition("?")
-                verdicts.append(float(task.is_correct(by_prompt[question + mark], answer)))
-                lengths.append(len(ids[there]) - len(tokenizer(question + mark)["input_ids"]))
+                text = tokenizer.decode(ids[there], skip_special_tokens=True)
+                problem = next(p for p in problems if text.startswith(p.prompt))
+                (score,) = task.judge([problem], [text.removeprefix(problem.prompt)])
+                verdicts.append(float(score or 0))
+                lengths.append(len(ids[there]) - len(tokenizer(problem.prompt)["input_ids"]))
             return torch.tensor(verdicts)[:, None, None].expand(*states[0].shape, 1)
 
     class Clock(transformers.TrainerCallback):
@@ -258,13 +258,16 @@ def trl_ppo(size: str, folder: Path, steps: int) -> tuple[Seconds, float]:
     with tempfile.TemporaryDirectory() as out:
         arguments = PPOConfig(
             output_dir=out, use_cpu=True, bf16=False, per_device_train_batch_size=rows, gradient_accumulation_steps=1,
-            num_mini_batches=rows // MINI_BATCH, num_ppo_epochs=1, local_rollout_forward_batch_size=rows,
+            num_mini_batches=rows // mini_batch, num_ppo_epochs=1, local_rollout_forward_batch_size=rows,
             response_length=limit, temperature=1.0, kl_coef=0.0, stop_token="eos", learning_rate=RATE,
             lr_scheduler_type="constant", total_episodes=rows * steps, num_sample_generations=0, save_strategy="no",
             report_to=[], disable_tqdm=True, seed=0, gradient_checkpointing=False,
         )  # fmt: skip
-        policy, reference = (transformers.AutoModelForCausalLM.from_pretrained(folder) for _ in range(2))
-        critic = transformers.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1)
+        exact: dict[str, Any] = {"dtype": torch.float32}
+        policy, reference = (transformers.AutoModelForCausalLM.from_pretrained(source, **exact) for _ in range(2))
+        critic = transformers.AutoModelForSequenceClassification.from_pretrained(
+            critic_source or source, num_labels=1, **exact
+        )
         prompts = [{"input_ids": tokenizer(p.prompt)["input_ids"]} for p in problems]
         trainer = PPOTrainer(
             args=arguments, processing_class=tokenizer, model=policy, ref_model=reference, reward_model=Verifier(),
@@ -327,8 +330,8 @@ def main() -> None:
             make_model(size, Path(folder))
             for turn in range(args.rounds):
                 for way in WAYS + tuple(f"{way}{HALF}" for way in WAYS[:2] if args.bf16):
-                    if (way == "trl ppo" and not args.ppo) or (way.endswith("ppo") and size in OWN_MODEL):
-                        continue
+                    if (way == "trl ppo" and not args.ppo) or (way.endswith("ppo") and size == "contrast"):
+                        continue  # verdicts change nothing of what PPO computes
                     if any((r["size"], r["round"], r["way"]) == (size, str(turn), way) for r in known):
                         continue
                     options = ["--sizes", size, "--steps", str(args.steps), "--one", way, folder]
