@@ -827,8 +827,8 @@ def update(
 def rows_that_teach(config: Config, rows: Rollout) -> Rollout:
     """The rows whose actor loss can have a gradient: a pass over the others would change nothing.
 
-    A group that is all right or all wrong gives GRPO and DAPO advantages of 0. One row stays in any case, for a
-    mini-batch without any gradient is a step of AdamW all the same.
+    A group that is all right or all wrong gives GRPO and DAPO advantages of 0. Where nothing teaches, one row stays and
+    no loss counts it: a mini-batch without any gradient is a step of AdamW all the same.
 
     Args:
         config: positive_coef and kl_coef are read, which teach where advantages do not.
@@ -840,9 +840,11 @@ def rows_that_teach(config: Config, rows: Rollout) -> Rollout:
     teaches = (rows.advantages != 0).any(1)  # [B]
     if config.positive_coef > 0:
         teaches |= rows.correct
-    if not teaches.any():
-        teaches[rows.totals.argmin()] = True
-    return rows.rows(teaches.nonzero()[:, 0])
+    if teaches.any():
+        return rows.rows(teaches.nonzero()[:, 0])
+    shortest = rows.rows([int(rows.totals.argmin())])
+    shortest.mask = torch.zeros_like(shortest.mask)
+    return shortest
 
 
 def count_tokens(rows: Rollout, teaching: Rollout, world: World) -> Metrics:

@@ -254,7 +254,7 @@ class Recorder:
 @pytest.mark.parametrize("size", [2, 3])
 @pytest.mark.parametrize(
     ("preset", "name"),
-    [("vapo", name) for name in LOSSES] + [("vapo-wo-token-loss", "actor"), ("dapo", "actor")],
+    [("vapo", name) for name in LOSSES] + [(preset, "actor") for preset in ("vapo-wo-token-loss", "dapo", "grpo")],
 )
 def test_any_number_of_ranks_gives_the_same_gradient(networks, preset, name, size):
     """The real `update` on rows dealt out to ranks, counts summed over ranks: gradients add up to the one-rank ones."""
@@ -331,10 +331,10 @@ def test_a_mini_batch_in_which_nothing_teaches_is_a_step_all_the_same(networks, 
     def kept(world):
         actor = Recorder(copy.deepcopy(networks["actor"]), "actor", config)
         mine = nothing.rows(range(world.rank, ROWS, world.size))
-        update(config, mine, SimpleNamespace(world=world, actor=actor), "actor", actor_loss, 1)
-        return actor, mine
+        return actor, mine, update(config, mine, SimpleNamespace(world=world, actor=actor), "actor", actor_loss, 1)
 
-    for actor, mine in on_ranks(size, kept):
+    for actor, mine, metrics in on_ranks(size, kept):
+        assert metrics["actor/approx_kl"] == metrics["actor/loss"] == 0 and metrics["actor/ratio_max"] == 1
         assert actor.numbers == [[int(mine.number[mine.totals.argmin()])]]
         assert actor.gradients[0].norm() == 0
 
