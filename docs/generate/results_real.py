@@ -260,6 +260,8 @@ def markdown(rows: Rows) -> str:
         parts += ["**Not all of the protocol's runs have been made so far.** The rest is to come.", ""]
     parts += [
         "Lines are means over seeds.", "", "## What was learned", "", claim(rows), "", *table(rows), "",
+        "A step of `ppo` has one response to each of 64 problems, a step of the others 8 to each of 8; what that does "
+        "by itself is on [the map](map.md).", "",
         "± is half of Student's interval at 95 % over seeds. All arms train on 2,048 responses; the column has all "
         "that they sampled, for a critic and in place of groups without a contrast too. Collapsed early: entropy below "
         f"{COLLAPSED} nats before step {BEFORE}; such runs are in the means. The CPU minutes are from before GRPO and "
