@@ -15,7 +15,14 @@ LIMITS = ("<!-- measured: docs/generate/beside_trl.py, limits -->", "<!-- end --
 LEARNING = ("<!-- measured: docs/generate/beside_trl.py, learning -->", "<!-- end -->")
 THEIRS, GRPO, VAPO = "trl grpo", "minivapo grpo", "minivapo vapo"
 THEIR_PPO, PPO = "trl ppo", "minivapo ppo"
-SIZES = {"embedded": "70,000 parameters, 256 responses", "6M": "6 million, 256 responses", "135M": "135 million, 64"}
+SIZES = {
+    "real": "SmolLM2-135M on sums, 64 responses",
+    "contrast": "the same, all groups with a contrast",
+    "embedded": "70,000 parameters, 256 responses",
+    "6M": "6 million, 256 responses",
+    "135M": "135 million, 64",
+}
+OWN_VERDICTS = ("real", "embedded")
 
 Rows = list[dict[str, str]]
 
@@ -30,7 +37,7 @@ def read() -> dict[str, list[dict[str, dict[str, str]]]]:
     for (size, _), ways in rounds.items():
         if {THEIRS, GRPO, VAPO} <= set(ways):
             sizes.setdefault(size, []).append(ways)
-    return sizes
+    return {size: sizes[size] for size in SIZES if size in sizes}
 
 
 def ratios(turns: list[dict[str, dict[str, str]]], way: str, theirs: str) -> list[float]:
@@ -44,8 +51,13 @@ def faster(rounds: list[dict[str, dict[str, str]]], way: str, theirs: str = THEI
     if not turns:
         return "not run"
     found = ratios(turns, way, theirs)
-    fewer = f"; {len(turns)} rounds" if len(turns) < len(rounds) else ""
+    fewer = f"; {counted(len(turns))}" if len(turns) < len(rounds) else ""
     return f"{statistics.median(found):.1f} × ({min(found):.1f} to {max(found):.1f}{fewer})"
+
+
+def counted(rounds: int) -> str:
+    """1 round, 2 rounds."""
+    return f"{rounds} round{'' if rounds == 1 else 's'}"
 
 
 def sampling(rounds: list[dict[str, dict[str, str]]]) -> str:
@@ -63,6 +75,18 @@ def memory(rounds: list[dict[str, dict[str, str]]], way: str) -> str:
     return f"{statistics.median(float(turn[way]['peak_mib']) for turn in rounds) / 1024:.1f} GiB"
 
 
+def contrasts(sizes: dict[str, list[dict[str, dict[str, str]]]]) -> str:
+    """Which groups our GRPO's update took a pass over, where not over all."""
+    said = []
+    for size in OWN_VERDICTS:
+        found = [float(turn[GRPO]["mixed_groups"]) for turn in sizes[size]]
+        said.append(f"{100 * statistics.fmean(found):.0f} % of the groups of “{SIZES[size]}”")
+    return (
+        "An update of our GRPO takes no pass over groups that are all right or all wrong, whose gradient is 0; TRL's "
+        f"does. Both verdicts were in {' and '.join(said)}; in the other rows our passes went over nearly all groups."
+    )
+
+
 def in_bfloat16(rounds: list[dict[str, dict[str, str]]]) -> str:
     """Both GRPOs with products in bfloat16, over TRL's in float32 and over each other; empty where it was not run."""
     half, theirs = (f"{way}, bf16" for way in (GRPO, THEIRS))
@@ -70,8 +94,8 @@ def in_bfloat16(rounds: list[dict[str, dict[str, str]]]) -> str:
     if not turns:
         return ""
     ours, same, plain = (statistics.median(ratios(turns, half, way)) for way in (GRPO, theirs, THEIRS))
-    count = "1 round" if len(turns) == 1 else f"{len(turns)} rounds"
-    return f"{ours:.1f} × our own in float32, {same:.1f} × TRL's in bfloat16, {plain:.1f} × TRL's in float32 ({count})"
+    said = f"{ours:.1f} × our own in float32, {same:.1f} × TRL's in bfloat16, {plain:.1f} × TRL's in float32"
+    return f"{said} ({counted(len(turns))})"
 
 
 def table() -> str:
@@ -79,7 +103,7 @@ def table() -> str:
     sizes = read()
     first = next(iter(sizes.values()))[0]
     trl = first[THEIRS]["trl"] + (f" (PPO: {first[THEIR_PPO]['trl']}, the last with one)" if THEIR_PPO in first else "")
-    rounds_of = ", ".join(f"{len(rounds)} rounds for {size}" for size, rounds in sizes.items())
+    rounds_of = ", ".join(f"{counted(len(rounds))} for {size}" for size, rounds in sizes.items())
     lines = [
         f"Processor seconds of one step, one thread, beside TRL {trl} with the same model, prompts "
         f"and updates, turn by turn ({rounds_of}; "
@@ -93,6 +117,7 @@ def table() -> str:
         memories = ", ".join(memory(rounds, way) for way in (THEIRS, GRPO, VAPO))
         speeds = [faster(rounds, GRPO), faster(rounds, VAPO), faster(rounds, PPO, THEIR_PPO)]
         lines.append(f"| {SIZES[size]} | {' | '.join(speeds)} | {sampling(rounds)} | {memories} |")
+    lines += ["", contrasts(sizes)]
     half = [f"at {size} {said}" for size, rounds in sizes.items() if (said := in_bfloat16(rounds))]
     if half:
         lines += [
@@ -114,7 +139,7 @@ def limits() -> str:
         "| model | 10⁹ operations: TRL, GRPO, VAPO | most that equal rates allow GRPO | share: TRL, GRPO, VAPO |",
         "|---|---|---|---|",
     ]
-    for size in dict.fromkeys(size for size, _ in rows):
+    for size in (size for size in SIZES if (size, GRPO) in rows):
         found = [rows[size, way] for way in (THEIRS, GRPO, VAPO)]
         counts = [float(row["gflop"]) for row in found]
         alone = [count / float(row["matmul_gflops"]) for count, row in zip(counts, found, strict=True)]
