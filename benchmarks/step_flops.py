@@ -2,8 +2,8 @@
 
     .venv-trl/bin/python benchmarks/step_flops.py        # made as for beside_trl.py; into step_flops.csv
 
-Counted by PyTorch in one step of `beside_trl.py`: matrix products, in floating-point operations. Beside it, in the same
-process, the processor seconds of another step, and the rate of one product by itself, of the shape that most of a step
+Counted by PyTorch in the second step of `beside_trl.py` (in the first a critic's values are all 0, and so are most
+advantages): matrix products, in floating-point operations. Beside it, in the same process, the processor seconds of another step, and the rate of one product by itself, of the shape that most of a step
 has, on one thread, before and after it.
 """
 
@@ -14,6 +14,7 @@ import functools
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import tables
@@ -38,6 +39,13 @@ def rate(rows: int, inner: int, outer: int, seconds: float = 0.2, times: int = 5
     return statistics.median(found[1:])
 
 
+def operations(work: Callable[..., object], size: str, folder: Path, steps: int) -> int:
+    """Of the matrix products of so many steps."""
+    with FlopCounterMode(display=False) as counter:
+        work(size, folder, steps)
+    return counter.get_total_flops()
+
+
 def main() -> None:
     """Counts what the CSV does not have yet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -55,12 +63,11 @@ def main() -> None:
                 if any((row["size"], row["way"]) == (size, way) for row in rows):
                     continue
                 work = trl if way == "trl grpo" else functools.partial(ours, way.split()[1])
-                with FlopCounterMode(display=False) as counter:
-                    work(size, Path(folder), 1)
+                first, both = (operations(work, size, Path(folder), steps) for steps in (1, 2))
                 before = rate(*product)
                 seconds, _ = work(size, Path(folder), 2)
                 found = {
-                    "gflop": round(counter.get_total_flops() / 1e9, 3),
+                    "gflop": round((both - first) / 1e9, 3),
                     "cpu_seconds": round(seconds.steps[-1], 3),  # the first step warms up
                     "matmul_gflops": round((before + rate(*product)) / 2e9, 1),
                 }
