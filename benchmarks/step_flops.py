@@ -3,8 +3,9 @@
     .venv-trl/bin/python benchmarks/step_flops.py        # made as for beside_trl.py; into step_flops.csv
 
 Counted by PyTorch in the second step of `beside_trl.py` (in the first a critic's values are all 0, and so are most
-advantages): matrix products, in floating-point operations. Beside it, in the same process, the processor seconds of another step, and the rate of one product by itself, of the shape that most of a step
-has, on one thread, before and after it.
+advantages): matrix products, in floating-point operations. Beside it, in the same process, the processor seconds of
+another step, and the rate of one product by itself, of the shape that most of a step has, on one thread, before and
+after it.
 """
 
 from __future__ import annotations
