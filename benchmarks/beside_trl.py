@@ -43,21 +43,21 @@ import tables
 
 ROOT = Path(__file__).parents[1]
 SIZES: dict[str, dict[str, Any]] = {
-    "embedded": {"rows": 256, "limit": 64, "shape": {}},
+    "embedded": {"rows": 256, "limit": 64, "mini_batch": 16, "shape": {}},
     "6M": {
-        "rows": 256, "limit": 64,
+        "rows": 256, "limit": 64, "mini_batch": 16,
         "shape": {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 4,
                   "num_key_value_heads": 4, "head_dim": 64},
     },
     "135M": {
-        "rows": 64, "limit": 16,
+        "rows": 64, "limit": 16, "mini_batch": 16,
         "shape": {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
                   "num_key_value_heads": 3, "head_dim": 64, "vocab_size": 49152},
     },
     "real": {"rows": 64, "limit": 16, "mini_batch": 32},
     "contrast": {"rows": 64, "limit": 16, "mini_batch": 32},
 }  # fmt: skip
-GROUP, MINI_BATCH, RATE = 8, 16, 1e-7
+GROUP, RATE = 8, 1e-7
 OWN_MODEL, OWN_VERDICTS = ("real", "contrast"), ("embedded", "real")
 
 
@@ -88,11 +88,6 @@ def setting(size: str, folder: Path) -> tuple[Any, str, str | None]:
         args, task, model = real.shipped("--preset", "vapo")
         model, critic = locate(model, "actor"), locate(args.critic, "critic")
     return task if size in OWN_VERDICTS else Coin(task), model, critic
-
-
-def mini_batch_of(size: str) -> int:
-    """Rows of an update."""
-    return SIZES[size].get("mini_batch", MINI_BATCH)
 
 
 def make_model(size: str, folder: Path) -> None:
@@ -151,7 +146,7 @@ def ours(preset: str, size: str, folder: Path, steps: int, bf16: bool = False) -
     from minivapo.local import LocalEngine
     from minivapo.vapo import PRESETS, train_step
 
-    rows, limit, mini_batch = SIZES[size]["rows"], SIZES[size]["limit"], mini_batch_of(size)
+    rows, limit, mini_batch = (SIZES[size][name] for name in ("rows", "limit", "mini_batch"))
     group = GROUP if PRESETS[preset].group_size > 1 else 1
     task, model, critic = setting(size, folder)
     config = dataclasses.replace(
@@ -179,7 +174,7 @@ def trl(size: str, folder: Path, steps: int, bf16: bool = False) -> tuple[Second
     import transformers
     from trl import GRPOConfig, GRPOTrainer
 
-    rows, limit, mini_batch = SIZES[size]["rows"], SIZES[size]["limit"], mini_batch_of(size)
+    rows, limit, mini_batch = (SIZES[size][name] for name in ("rows", "limit", "mini_batch"))
     updates = rows // mini_batch
     task, source, _ = setting(size, folder)
     problems = task.train_problems(0, rows // GROUP * (steps + 1), 0)
@@ -227,7 +222,7 @@ def trl_ppo(size: str, folder: Path, steps: int) -> tuple[Seconds, float]:
     import transformers
     from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
 
-    rows, limit, mini_batch = SIZES[size]["rows"], SIZES[size]["limit"], mini_batch_of(size)
+    rows, limit, mini_batch = (SIZES[size][name] for name in ("rows", "limit", "mini_batch"))
     task, source, critic_source = setting(size, folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(source, padding_side="left")
     problems = task.train_problems(0, rows * (steps + 1), 0)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import tables
 import torch
-from beside_trl import SIZES, make_model, mini_batch_of, ours, setting, trl
+from beside_trl import SIZES, make_model, ours, setting, trl
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig
 
@@ -59,7 +59,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             make_model(size, Path(folder))
             shape = AutoConfig.from_pretrained(setting(size, Path(folder))[1])
-            product = (mini_batch_of(size) * SIZES[size]["limit"], shape.hidden_size, shape.intermediate_size)
+            product = (SIZES[size]["mini_batch"] * SIZES[size]["limit"], shape.hidden_size, shape.intermediate_size)
             for way in WAYS:
                 if any((row["size"], row["way"]) == (size, way) for row in rows):
                     continue
